@@ -1,0 +1,1 @@
+"""What a spec will need and take, from its numbers alone: pure, no torch, no measurement."""

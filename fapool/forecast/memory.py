@@ -1,0 +1,147 @@
+"""Bytes that each rank of a spec will hold, before anything starts.
+
+The same peak of KV blocks is what the runtime allocates: the forecast of KV is exact, that of
+weights too; activations and messages are bounded from above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fapool import schedule
+from fapool.errors import SpecError
+from fapool.leases import LeaseBook
+from fapool.phases import Owner, Role
+from fapool.spec import FAPool, Model, RunSpec
+from fapool.topology import Place, lease_width, local_blocks, place, pool_mesh
+from fapool.workload import Request, requests_of
+
+
+@dataclass
+class _Ledger:
+    """Blocks reserved now, and the most there ever were, per place of keeping."""
+
+    now: dict[int, int]
+    peak: dict[int, int]
+    held: dict[int, dict[int, int]]  # request -> keeper -> blocks
+
+    def reserve(self, request: int, blocks: dict[int, int]) -> None:
+        for keeper, number in blocks.items():
+            self.now[keeper] = self.now.get(keeper, 0) + number
+            self.peak[keeper] = max(self.peak.get(keeper, 0), self.now[keeper])
+        self.held[request] = self.held.get(request, {}) | blocks
+
+    def free(self, request: int) -> None:
+        for keeper, number in self.held.pop(request, {}).items():
+            self.now[keeper] -= number
+
+
+BASE = -1
+"""Keeper of the blocks that lie on the base ranks; pool columns are kept under their number."""
+
+
+def base_blocks(spec: RunSpec, request: Request) -> int:
+    """Blocks that a request reserves on every base rank while it is not leased."""
+    tokens = request.cached
+    if lease_width(spec):
+        tokens = min(tokens, spec.threshold)
+    return -(-tokens // spec.block)
+
+
+def peak_blocks(spec: RunSpec, requests: list[Request]) -> dict[int, int]:
+    """Most KV blocks reserved at once: on each base rank (`BASE`), and by column of the pool."""
+    book = lease_book(spec)
+    by_id = {request.id: request for request in requests}
+    contexts = {request.id: request.context for request in requests}
+    ledger = _Ledger({}, {}, {})
+    for step in schedule.steps(requests, batch=spec.workload.batch, chunk=spec.prefill_chunk):
+        for segment, tokens in book.due(step, contexts):
+            request = by_id[segment.request]
+            lease = book.grant(request.id, tokens=tokens, promised=request.cached)
+            total, width = -(-request.cached // spec.block), len(lease.columns)
+            ledger.free(request.id)
+            shares = {c: local_blocks(total, width, i) for i, c in enumerate(lease.columns)}
+            ledger.reserve(request.id, shares)
+        for segment in step.segments:
+            if segment.request not in ledger.held:
+                blocks = base_blocks(spec, by_id[segment.request])
+                ledger.reserve(segment.request, {BASE: blocks})
+        book.give_back(step.finished)
+        for request_id in step.finished:
+            ledger.free(request_id)
+    return ledger.peak
+
+
+def lease_book(spec: RunSpec) -> LeaseBook:
+    """A fresh book for a spec; one that never leases where there is no pool."""
+    columns = pool_mesh(spec.model, spec.plan)[1] if isinstance(spec.plan, FAPool) else 0
+    return LeaseBook(columns=columns, width=lease_width(spec), threshold=spec.threshold or 0)
+
+
+def footprint(spec: RunSpec) -> list[dict[Owner, int]]:
+    """Bytes by owner, one mapping a rank.
+
+    Raises:
+        TraceFileError: the workload's trace cannot be read.
+    """
+    requests = requests_of(spec)
+    peak = peak_blocks(spec, requests)
+    return [_of_rank(spec, place(spec, rank), peak) for rank in range(spec.plan.world)]
+
+
+def kv_blocks(at: Place, peak: Mapping[int, int]) -> int:
+    """KV blocks that the rank at `at` allocates."""
+    return peak.get(BASE if at.role is Role.BASE else at.column, 0)
+
+
+def kv_block_bytes(spec: RunSpec, at: Place) -> int:
+    """Bytes of one KV block over the rank's layers and KV heads."""
+    return (
+        2 * spec.block * len(at.layers) * len(at.kv_heads) * spec.model.head_dim
+        * spec.model.itemsize
+    )  # fmt: skip
+
+
+def weight_bytes(model: Model, at: Place) -> int:
+    """Bytes of the rank's slices; the embedding is whole on the first and the last stage."""
+    if at.role is Role.POOL:
+        return 0
+    width = (2 * len(at.heads) + 2 * len(at.kv_heads)) * model.head_dim + 2 * len(at.ffn)
+    layer = width * model.hidden + 2 * model.hidden
+    ends = model.vocab * model.hidden if at.is_first or at.is_last else 0
+    return (layer * len(at.layers) + ends + model.hidden * at.is_last) * model.itemsize
+
+
+def _of_rank(spec: RunSpec, at: Place, peak: Mapping[int, int]) -> dict[Owner, int]:
+    model, tokens = spec.model, max(spec.prefill_chunk, spec.workload.batch)
+    row = tokens * model.itemsize
+    heads = (len(at.heads) + 2 * len(at.kv_heads)) * model.head_dim
+    wide = max(len(at.ffn), model.hidden, heads)
+    return {
+        Owner.WEIGHTS: weight_bytes(model, at),
+        Owner.KV: kv_blocks(at, peak) * kv_block_bytes(spec, at),
+        Owner.ACTIVATIONS: row * (2 * model.hidden + 3 * wide)
+        + 4 * spec.workload.batch * model.vocab * at.is_last,
+        Owner.BUFFERS: 2 * len(at.partners) * (row * heads + 4 * tokens * len(at.heads)),
+    }
+
+
+def check_fits(spec: RunSpec, capacity_bytes: list[int]) -> None:
+    """Refuse a spec that some rank cannot hold.
+
+    Raises:
+        SpecError: names the rank, what it needs and has, and what to lower.
+    """
+    for rank, (need, capacity) in enumerate(zip(footprint(spec), capacity_bytes, strict=False)):
+        total = sum(need.values())
+        if total > capacity:
+            largest = max(need, key=need.__getitem__)
+            field = "model" if largest is Owner.WEIGHTS else "workload"
+            raise SpecError(
+                field,
+                getattr(spec, field).model_dump(),
+                f"rank {rank} would need {total / 2**30:.2f} GiB ({largest} alone "
+                f"{need[largest] / 2**30:.2f}) and has {capacity / 2**30:.2f}; lower batch or "
+                "context, or spread over more ranks",
+            )

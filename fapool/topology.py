@@ -1,0 +1,173 @@
+"""Who rank r is, by arithmetic alone: role, peers, slices of the model, owner of a KV block.
+
+World = base ranks first, then pool ranks. The pool is a mesh of `groups` head groups by
+`columns`: a column holds a share of a request's KV blocks, a head group a share of its heads, so
+that a base rank talks only to the pool ranks of its heads:
+
+        pool rank base + column * groups + group
+
+                     group 0        group 1          base 4, pool 4, kv_heads >= 2:
+        column 0     rank 4         rank 5           groups = 2, columns = 2;
+        column 1     rank 6         rank 7           base ranks 0, 1 talk to 4, 6; 2, 3 to 5, 7
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import gcd
+
+from fapool.errors import SpecError
+from fapool.phases import Role
+from fapool.spec import FAPool, Model, RunSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """One rank's place in its plan. Ranges are global indices of the whole model."""
+
+    rank: int
+    world: int
+    role: Role
+    heads: range
+    kv_heads: range
+    layers: range
+    ffn: range
+    vocab: range
+    tp_peers: tuple[int, ...]  # ranks that share this rank's layers, itself included
+    previous: int | None = None  # rank that feeds this stage
+    next: int | None = None  # rank that this stage feeds
+    group: int | None = None  # head group, of a pool rank
+    column: int | None = None  # KV share, of a pool rank
+    partners: tuple[int, ...] = ()  # pool ranks of a base rank's heads, by column; or the reverse
+
+    @property
+    def is_first(self) -> bool:
+        """Holds the embedding's end of the pipeline."""
+        return self.role is Role.BASE and self.previous is None
+
+    @property
+    def is_last(self) -> bool:
+        """Turns hidden states into tokens."""
+        return self.role is Role.BASE and self.next is None
+
+
+def place(spec: RunSpec, rank: int) -> Place:
+    """The place of `rank` (0 <= rank < spec.plan.world)."""
+    assert 0 <= rank < spec.plan.world, f"rank {rank} outside of {spec.plan}"
+    if isinstance(spec.plan, FAPool):
+        return _place_fapool(spec.model, spec.plan, rank)
+    tp, pp, model = spec.plan.tp, spec.plan.pp, spec.model
+    stage, index = divmod(rank, tp)
+    return Place(
+        rank=rank,
+        world=spec.plan.world,
+        role=Role.BASE,
+        layers=share(model.layers, pp, stage),
+        tp_peers=tuple(range(stage * tp, (stage + 1) * tp)),
+        previous=rank - tp if stage else None,
+        next=rank + tp if stage < pp - 1 else None,
+        **_slices(model, tp, index),
+    )
+
+
+def _place_fapool(model: Model, plan: FAPool, rank: int) -> Place:
+    groups, columns = pool_mesh(model, plan)
+    per_group = plan.base // groups
+    common = {"rank": rank, "world": plan.world, "layers": range(model.layers)}
+    if rank < plan.base:
+        group = rank // per_group
+        partners = tuple(plan.base + column * groups + group for column in range(columns))
+        peers = tuple(range(plan.base))
+        slices = _slices(model, plan.base, rank)
+        return Place(role=Role.BASE, tp_peers=peers, partners=partners, **common, **slices)
+    column, group = divmod(rank - plan.base, groups)
+    return Place(
+        role=Role.POOL,
+        tp_peers=(),
+        group=group,
+        column=column,
+        partners=tuple(range(group * per_group, (group + 1) * per_group)),
+        **common,
+        **(_slices(model, groups, group) | {"ffn": range(0), "vocab": range(0)}),
+    )
+
+
+def pool_mesh(model: Model, plan: FAPool) -> tuple[int, int]:
+    """(head groups, columns) of the pool: as many groups as divide base, pool and KV heads."""
+    groups = gcd(plan.base, plan.pool, model.kv_heads) if plan.pool else 1
+    return groups, plan.pool // groups
+
+
+def lease_width(spec: RunSpec) -> int:
+    """Columns that one lease takes; 0 without a pool."""
+    if not isinstance(spec.plan, FAPool):
+        return 0
+    _, columns = pool_mesh(spec.model, spec.plan)
+    return min(columns, spec.plan.lease_ranks or columns)
+
+
+def share(total: int, parts: int, index: int) -> range:
+    """The `index`-th of `parts` consecutive shares of `total`, sizes differing by one at most."""
+    return range(total * index // parts, total * (index + 1) // parts)
+
+
+def kv_senders(model: Model, plan: FAPool) -> dict[int, range]:
+    """Base rank -> KV heads that it sends to the pool: each head once, by its lowest holder."""
+    sent: dict[int, range] = {}
+    done = 0
+    for rank in range(plan.base):
+        held = _kv_heads(model, plan.base, rank)
+        sent[rank] = range(max(held.start, done), max(held.stop, done))
+        done = max(done, held.stop)
+    return sent
+
+
+def owner(block: int, columns: Sequence[int]) -> int:
+    """The column that holds block `block` of a request leased on `columns`: round robin."""
+    return columns[block % len(columns)]
+
+
+def local_blocks(blocks: int, shards: int, index: int) -> int:
+    """How many of a request's first `blocks` blocks lie on shard `index` of `shards`."""
+    return max(0, -(-(blocks - index) // shards))
+
+
+def local_tokens(length: int, block: int, shards: int, index: int) -> int:
+    """How many of a request's first `length` tokens lie on shard `index` of `shards`.
+
+    Blocks of `block` tokens are dealt round robin; only the last block may be part full.
+    """
+    full, rest = divmod(length, block)
+    return local_blocks(full, shards, index) * block + (rest if full % shards == index else 0)
+
+
+def check_ranks(spec: RunSpec, available: int) -> None:
+    """Refuse a plan that takes more ranks than there are.
+
+    Raises:
+        SpecError: names the field to lower.
+    """
+    plan = spec.plan
+    if plan.world <= available:
+        return
+    if isinstance(plan, FAPool) and plan.base < available:
+        raise SpecError(
+            "plan.pool", plan.pool, f"at most {available - plan.base} with {available} ranks at hand"
+        )
+    raise SpecError("plan", str(plan), f"takes {plan.world} ranks; {available} are at hand")
+
+
+def _slices(model: Model, tp: int, index: int) -> dict[str, range]:
+    return {
+        "heads": share(model.heads, tp, index),
+        "kv_heads": _kv_heads(model, tp, index),
+        "ffn": share(model.ffn, tp, index),
+        "vocab": share(model.vocab, tp, index),
+    }
+
+
+def _kv_heads(model: Model, tp: int, index: int) -> range:
+    heads = share(model.heads, tp, index)
+    per_kv = model.heads // model.kv_heads
+    return range(heads.start // per_kv, (heads.stop - 1) // per_kv + 1)
