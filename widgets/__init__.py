@@ -1,0 +1,1 @@
+"""Panels of the workbench: live pictures and controls for JupyterLab."""
