@@ -18,6 +18,8 @@ RIVER = {
     "fapool": (0, "bed"),  # the root __init__ alone: the version, and nothing imported
     "fapool.errors": (0, "bed"),
     "fapool.phases": (1, "bed"),
+    "fapool.presets": (1, "bed"),
+    "fapool.sample": (1, "bed"),
     "fapool.paper": (1, "bed"),
     "fapool.spec": (1, "bed"),
     "fapool.workload": (2, "bed"),
