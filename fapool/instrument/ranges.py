@@ -25,8 +25,10 @@ COLORS = {
     Category.IDLE: "grey",
 }
 
-Labels = tuple[Phase, int, int, str, int, int]
-"""phase, layer, micro-batch, channel, sequence, bytes."""
+Labels = tuple[str, int, int, str, int, int]
+"""phase, layer, micro-batch, channel, sequence, bytes: atoms, so garbage collection skips them."""
+
+CATEGORY = {phase.value: phase.category for phase in Phase}
 
 
 class NvtxRanges:
@@ -47,17 +49,17 @@ class NvtxRanges:
         """Open a range; `pop` closes the innermost."""
         phase, layer = labels[0], labels[1]
         payload = layer if layer >= 0 else labels[5]
-        attributes = self._attributes.get((phase._value_, payload))  # an Enum's hash is slow
+        attributes = self._attributes.get((phase, payload))
         if attributes is None:
             attributes = self._build(phase, payload)
         self._domain.push_range(attributes)
 
-    def _build(self, phase: Phase, payload: int) -> Any:
+    def _build(self, phase: str, payload: int) -> Any:
         if len(self._attributes) >= MAX_CACHED:  # payloads of all sizes: do not grow for ever
             self._attributes.clear()
-        category = phase.category
-        built = self._domain.get_event_attributes(phase.value, COLORS[category], category, payload)
-        self._attributes[phase._value_, payload] = built
+        category = CATEGORY[phase]
+        built = self._domain.get_event_attributes(phase, COLORS[category], category, payload)
+        self._attributes[phase, payload] = built
         return built
 
 
@@ -76,15 +78,15 @@ def torch_range(labels: Labels) -> AbstractContextManager[Any]:
     """
     phase, layer, micro_batch, channel, sequence, num_bytes = labels
     if _fast_range is None:
-        return torch.profiler.record_function(phase.value)
-    values: dict[str, Any] = {"category": phase.category.value}
+        return torch.profiler.record_function(phase)
+    values: dict[str, Any] = {"category": CATEGORY[phase].value}
     if layer >= 0:
         values["layer"] = layer
     if micro_batch >= 0:
         values["micro_batch"] = micro_batch
     if channel:
         values |= {"channel": channel, "sequence": sequence, "bytes": num_bytes}
-    return _fast_range(phase.value, (), values)
+    return _fast_range(phase, (), values)
 
 
 _fast_range = getattr(torch._C._profiler, "_RecordFunctionFast", None)

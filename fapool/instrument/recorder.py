@@ -6,23 +6,20 @@ Steps of a repeat share their borders: the end of one is, to the nanosecond, the
 from __future__ import annotations
 
 import time
-from array import array
 from typing import Any
 
-import numpy as np
 import torch
 
-from fapool.instrument.ranges import nvtx_ranges
+from fapool.instrument.ranges import CATEGORY, nvtx_ranges
 from fapool.instrument.spans import Clock, DeviceSpan, EventPool, HostSpan, NoSpan
-from fapool.instrument.totals import StepTotals, partition
+from fapool.instrument.totals import PRIORITY, StepTotals, partition
 from fapool.phases import Category, Phase, Role
 
 NO_SPAN = NoSpan()
 HOST_CLOCK, CUDA_EVENTS, NO_SPANS = "host clock", "cuda events", "none"
 _HOST_CATEGORIES = (Category.MANAGEMENT, Category.SYNCHRONIZATION)
 _HOST_PHASES = frozenset(phase.value for phase in Phase if phase.category in _HOST_CATEGORIES)
-_EVENT_INTS = ("repeat", "rank", "step", "layer", "micro_batch")
-_EVENT_INTS += ("start_ns", "end_ns", "sequence", "bytes")
+_LABELS = ("phase", "layer", "micro_batch", "channel", "sequence", "bytes")
 _STEP_COLUMNS = ("repeat", "rank", "step", "role", "kind", "start_ns", "end_ns")
 _STEP_COLUMNS += ("requests", "tokens", "leased", "kv_tokens", "method")
 
@@ -63,10 +60,8 @@ class Recorder:
         self._anchor: torch.cuda.Event | None = None  # on the device, where the step began
         self._repeat: int | None = None
         self._start = 0
-        self._ints = {name: array("q") for name in _EVENT_INTS}
-        self._phases: list[Phase] = []
-        self._channels: list[str] = []
         self._steps: list[tuple] = []
+        self._spans: list[list] = []  # of each of these steps
 
     def span(
         self,
@@ -84,8 +79,9 @@ class Recorder:
         """
         if not self.enabled:
             return NO_SPAN
-        labels = (phase, layer, micro_batch, channel, sequence, num_bytes)
-        if self._on_cuda and phase._value_ not in _HOST_PHASES:
+        name = phase._value_
+        labels = (name, layer, micro_batch, channel, sequence, num_bytes)
+        if self._on_cuda and name not in _HOST_PHASES:
             return DeviceSpan(self, labels)
         return HostSpan(self, labels)
 
@@ -108,38 +104,42 @@ class Recorder:
         of `fapool.phases.STEPS`. Where spans are disabled all of the step counts as idle.
         """
         assert self._repeat is not None, "begin() comes before end_step()"
-        start, anchor = self._start, self._anchor
+        start, anchor, self._anchor = self._start, self._anchor, None
         self._start = end = self._mark()
         spans, self.host_spans = self.host_spans, []
         if anchor is not None:
             spans += self._read_device_spans(anchor, start, end)
+            self.events.give(anchor)
         if self._repeat >= 0:
-            self._keep_spans(step, spans)
             method = NO_SPANS if not self.enabled else CUDA_EVENTS if self._on_cuda else HOST_CLOCK
             unix = self.unix_offset_ns
             head = (self._repeat, self.rank, step, self.role, kind, start + unix, end + unix)
             self._steps.append((*head, requests, tokens, leased, kv_tokens, method))
-        return partition(start, end, [(s[0][0].category, s[1], s[2]) for s in spans])
+            self._spans.append(spans)
+        return partition(start, end, [(s[1], s[2], PRIORITY[s[0][0]]) for s in spans])
 
     def columns(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """All that was kept, as the columns of `EVENTS` and `STEPS`; times in Unix ns.
 
         Spans stand in the order in which they closed, per step; host spans before device spans.
         """
-        events: dict[str, Any] = {
-            name: np.array(values, dtype=np.int64) for name, values in self._ints.items()
-        }
-        events["phase"] = [phase.value for phase in self._phases]
-        events["category"] = [phase.category.value for phase in self._phases]
-        events["channel"] = list(self._channels)
-        rows = zip(*self._steps, strict=True) if self._steps else [()] * len(_STEP_COLUMNS)
-        return events, dict(zip(_STEP_COLUMNS, map(list, rows), strict=True))
+        steps = _transpose(_STEP_COLUMNS, self._steps)
+        flat = [span for spans in self._spans for span in spans]
+        events = _transpose(_LABELS, [labels for labels, _, _ in flat])
+        unix = self.unix_offset_ns
+        events["start_ns"] = [start + unix for _, start, _ in flat]
+        events["end_ns"] = [end + unix for _, _, end in flat]
+        events["category"] = [CATEGORY[phase].value for phase in events["phase"]]
+        for name in ("repeat", "rank", "step"):
+            rows = zip(steps[name], self._spans, strict=True)
+            events[name] = [value for value, spans in rows for _ in spans]
+        return events, steps
 
     def _mark(self) -> int:
         """The time now, and on CUDA an event at it."""
         now = self.clock()
         if self._on_cuda:
-            self._anchor = torch.cuda.Event(enable_timing=True)
+            self._anchor = self.events.take()
             self._anchor.record(torch.cuda.current_stream(self.device))
         return now
 
@@ -152,23 +152,14 @@ class Recorder:
         spans, self.device_spans = self.device_spans, []
         return [(labels, read(first), read(last)) for labels, first, last in spans]
 
-    def _keep_spans(self, step: int, spans: list) -> None:
-        if not spans:
-            return
-        labels, starts, ends = zip(*spans, strict=True)
-        phases, layers, micro_batches, channels, sequences, sizes = zip(*labels, strict=True)
-        same = (self._repeat, self.rank, step)
-        unix = self.unix_offset_ns
-        columns = [[value] * len(spans) for value in same]
-        columns += [layers, micro_batches, [t + unix for t in starts], [t + unix for t in ends]]
-        for name, values in zip(_EVENT_INTS, [*columns, sequences, sizes], strict=True):
-            self._ints[name].extend(values)
-        self._phases += phases
-        self._channels += channels
-
     def _drop_open_spans(self) -> None:
         self.host_spans = []
         for _, first, last in self.device_spans:
             self.events.give(first)
             self.events.give(last)
         self.device_spans = []
+
+
+def _transpose(names: tuple[str, ...], rows: list[tuple]) -> dict[str, list]:
+    columns = zip(*rows, strict=True) if rows else ((),) * len(names)
+    return {name: list(column) for name, column in zip(names, columns, strict=True)}

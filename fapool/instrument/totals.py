@@ -6,18 +6,17 @@ finished run parts it into waiting and transferring.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fapool.phases import Category
+from fapool.phases import Category, Phase
 
-Piece = tuple[Category, int, int]
-"""category, start, end; nanoseconds."""
+Piece = tuple[int, int, int]
+"""start, end (nanoseconds), and the priority of the phase."""
 
-_ORDER = tuple(Category)
-# By value: an Enum's own hash is a Python call.
-_RANK = {category.value: rank for rank, category in enumerate(_ORDER)}
-_IDLE = _RANK[Category.IDLE.value]
+# By value: an Enum's own hash is a Python call, and this runs for every span.
+PRIORITY = {phase.value: list(Category).index(phase.category) for phase in Phase}
+_IDLE = list(Category).index(Category.IDLE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,45 +30,44 @@ class StepTotals:
         assert sum(self.category_ns.values()) == self.wall_ns, "a breakdown sums to its step"
 
 
-def partition(start_ns: int, end_ns: int, pieces: Iterable[Piece]) -> StepTotals:
+def partition(start_ns: int, end_ns: int, pieces: Sequence[Piece]) -> StepTotals:
     """Give every nanosecond of [start_ns, end_ns) to one category, by priority; the rest is idle.
 
     Pieces may overlap, nest, come in any order, be empty or reach out of the step.
     """
-    clipped = sorted(
-        (max(start, start_ns), min(end, end_ns), _RANK[category._value_])
-        for category, start, end in pieces
-        if start < end_ns and end > start_ns and start < end
-    )
-    totals = _sum_disjoint(clipped) or _sweep(clipped)
+    totals = _sum_in_order(start_ns, end_ns, pieces)
+    if totals is None:
+        clipped = [(max(s, start_ns), min(e, end_ns), priority) for s, e, priority in pieces]
+        totals = _sweep([piece for piece in clipped if piece[0] < piece[1]])
     wall_ns = end_ns - start_ns
-    totals[_IDLE] = wall_ns - sum(totals[:_IDLE])
-    return StepTotals(wall_ns=wall_ns, category_ns=dict(zip(_ORDER, totals, strict=True)))
+    totals[_IDLE] = wall_ns - sum(totals)
+    return StepTotals(wall_ns=wall_ns, category_ns=dict(zip(Category, totals, strict=True)))
 
 
-def _sum_disjoint(pieces: list[tuple[int, int, int]]) -> list[int] | None:
-    """Nanoseconds per category of pieces that do not overlap, as most do not; else None."""
-    totals = [0] * len(_ORDER)
-    now = 0
-    for start, end, rank in pieces:
-        if start < now:
+def _sum_in_order(start_ns: int, end_ns: int, pieces: Sequence[Piece]) -> list[int] | None:
+    """Nanoseconds per category if all pieces lie in the step one after the other; else None."""
+    totals = [0] * len(Category)
+    now = start_ns
+    for start, end, priority in pieces:
+        if start < now or end < start:
             return None
-        totals[rank] += end - start
+        totals[priority] += end - start
         now = end
-    return totals
+    return totals if now <= end_ns else None
 
 
 def _sweep(pieces: list[tuple[int, int, int]]) -> list[int]:
-    """Nanoseconds per category, each instant given to the first category that claims it."""
+    """Nanoseconds per category, each instant given to the first category that claims it; idle 0."""
     edges = [(start, rank, 1) for start, _, rank in pieces]
     edges += [(end, rank, -1) for _, end, rank in pieces]
-    totals = [0] * len(_ORDER)
-    claims = [0] * len(_ORDER)
+    totals = [0] * len(Category)
+    claims = [0] * len(Category)
     now = 0
     for time, rank, change in sorted(edges):
         if time > now:
-            first = next((r for r, count in enumerate(claims) if count), _IDLE)
-            totals[first] += time - now
+            first = next((r for r, count in enumerate(claims) if count), None)
+            if first is not None:
+                totals[first] += time - now
             now = time
         claims[rank] += change
     return totals
