@@ -1,0 +1,139 @@
+"""Which spans belong to one exchange, when its transfer began, and whether all its records came.
+
+a>b     a   [ post ]
+        b   [ waiting | transfer ]          arrival = the start of the sender's post
+a+b     a   [     waiting    | transfer ]
+        b                    [ transfer ]   arrival = the latest start of any participant
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fapool.phases import Category
+
+Ints = NDArray[np.int64]
+
+KEYS = ["repeat", "channel", "sequence"]
+_NEVER, _LATE = np.iinfo(np.int64).min, np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchanges:
+    """What is known of all exchanges of a run.
+
+    `arrival_ns` int64 [events]: when the transfer that a span waits for began; the span's own
+    start where it waits for nobody that is known. `windows`: one row per exchange and rank
+    (repeat, rank, start_ns, end_ns), from the arrival to the end of the wait. `unmatched` of
+    `total` exchanges miss a participant's record, or hold one twice or a stranger's.
+    """
+
+    arrival_ns: Ints
+    windows: pd.DataFrame
+    total: int
+    unmatched: int
+
+
+@dataclass(frozen=True)
+class _Spans:
+    """Columns of the communication spans, int64 [n]; `exchange` counts from 0 to `total`."""
+
+    exchange: Ints
+    repeat: Ints
+    rank: Ints
+    start_ns: Ints
+    end_ns: Ints
+    sender: Ints  # of the channel; -1 for a collective's
+    size: Ints  # participants of the channel
+    member: NDArray[np.bool_]  # the rank is one of them
+    first: NDArray[np.bool_]  # the earliest span of its rank in its exchange
+    total: int
+
+
+def match(events: pd.DataFrame) -> Exchanges:
+    """Join the communication spans of each exchange across ranks; nothing is refused."""
+    arrival = events["start_ns"].to_numpy(np.int64, copy=True)
+    talks = (events["category"] == Category.COMMUNICATION) & (events["channel"] != "")
+    spans = _read(events[talks])
+    begin = _begin(spans)
+    waits = (spans.rank != spans.sender) & (begin[spans.exchange] != _NEVER)
+    arrival[np.flatnonzero(talks)[waits]] = begin[spans.exchange][waits]
+    return Exchanges(
+        arrival_ns=arrival,
+        windows=_windows(spans, begin),
+        total=spans.total,
+        unmatched=_unmatched(spans),
+    )
+
+
+def _read(events: pd.DataFrame) -> _Spans:
+    exchange = events.groupby(KEYS, sort=False).ngroup().to_numpy(np.int64)
+    code, channels = pd.factorize(events["channel"])
+    parsed = [_participants(channel) for channel in channels]
+    rank, start_ns = (events[name].to_numpy(np.int64) for name in ("rank", "start_ns"))
+    members = pd.MultiIndex.from_tuples(
+        [(c, rank) for c, (_, ranks) in enumerate(parsed) for rank in ranks] or [(-1, -1)]
+    )
+    order = np.lexsort((start_ns, rank, exchange))
+    pairs = np.column_stack([exchange, rank])[order]
+    first = np.zeros(len(order), bool)
+    first[order] = np.r_[True, (pairs[1:] != pairs[:-1]).any(1)][: len(order)]
+    return _Spans(
+        exchange=exchange,
+        repeat=events["repeat"].to_numpy(np.int64),
+        rank=rank,
+        start_ns=start_ns,
+        end_ns=events["end_ns"].to_numpy(np.int64),
+        sender=np.array([sender for sender, _ in parsed], np.int64)[code],
+        size=np.array([len(ranks) for _, ranks in parsed], np.int64)[code],
+        member=pd.MultiIndex.from_arrays([code, rank]).isin(members),
+        first=first,
+        total=int(exchange.max(initial=-1)) + 1,
+    )
+
+
+def _participants(channel: str) -> tuple[int, frozenset[int]]:
+    """(sender or -1, ranks) of a channel; nobody for a name that is no channel's."""
+    try:
+        if ">" in channel:
+            sender, receiver = map(int, channel.split(">"))
+            return sender, frozenset({sender, receiver})
+        return -1, frozenset(map(int, channel.split("+")))
+    except ValueError:
+        return -1, frozenset()
+
+
+def _begin(spans: _Spans) -> Ints:
+    """When each exchange's transfer began, int64 [exchanges]; `_NEVER` if no record says it."""
+    posted = np.full(spans.total, _LATE)
+    sends = spans.rank == spans.sender
+    np.minimum.at(posted, spans.exchange[sends], spans.start_ns[sends])
+    met = np.full(spans.total, _NEVER)
+    joins = (spans.sender < 0) & spans.member & spans.first
+    np.maximum.at(met, spans.exchange[joins], spans.start_ns[joins])
+    return np.where(posted != _LATE, posted, met)
+
+
+def _windows(spans: _Spans, begin: Ints) -> pd.DataFrame:
+    """A transfer is in flight on both of its ranks until the receiver's wait ends."""
+    ends = np.full(spans.total, _NEVER)
+    receives = spans.member & (spans.sender >= 0) & (spans.rank != spans.sender)
+    np.maximum.at(ends, spans.exchange[receives], spans.end_ns[receives])
+    begins = begin[spans.exchange]
+    end = np.where(spans.sender < 0, spans.end_ns, ends[spans.exchange])
+    kept = spans.member & spans.first & (begins != _NEVER) & (end > begins)
+    columns = {"repeat": spans.repeat, "rank": spans.rank, "start_ns": begins, "end_ns": end}
+    return pd.DataFrame({name: column[kept] for name, column in columns.items()})
+
+
+def _unmatched(spans: _Spans) -> int:
+    sizes = np.zeros(spans.total, np.int64)
+    sizes[spans.exchange] = spans.size
+    good = spans.member & spans.first
+    came = np.bincount(spans.exchange[good], minlength=spans.total)
+    odd = np.bincount(spans.exchange[~good], minlength=spans.total)
+    return int(((came != sizes) | (odd > 0)).sum())

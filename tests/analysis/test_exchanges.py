@@ -1,0 +1,106 @@
+"""Arrival, windows and missing partners, on exchanges small enough to read."""
+
+import pandas as pd
+import pytest
+
+from fapool.analysis import exchanges
+from fapool.phases import EVENTS, Phase
+
+
+def events(*rows: tuple) -> pd.DataFrame:
+    """Rows of (rank, phase, start, end, channel, sequence)."""
+    table = pd.DataFrame(
+        rows, columns=["rank", "phase", "start_ns", "end_ns", "channel", "sequence"]
+    )
+    table["category"] = [str(Phase(phase).category) for phase in table["phase"]]
+    table = table.assign(repeat=0, step=0, layer=0, micro_batch=0, bytes=1)
+    return table[EVENTS.names].astype({"phase": str})
+
+
+def windows(found: exchanges.Exchanges) -> set[tuple]:
+    return set(found.windows[["rank", "start_ns", "end_ns"]].itertuples(index=False, name=None))
+
+
+def test_a_receiver_waits_until_the_senders_post():
+    found = exchanges.match(
+        events((0, Phase.SEND_QUERY, 10, 12, "0>1", 1), (1, Phase.WAIT_QUERY, 4, 20, "0>1", 1))
+    )
+    assert found.arrival_ns.tolist() == [10, 10]
+    assert windows(found) == {(0, 10, 20), (1, 10, 20)}
+    assert (found.total, found.unmatched) == (1, 0)
+
+
+def test_a_collective_begins_when_its_last_participant_arrives():
+    found = exchanges.match(
+        events(*[(rank, Phase.ALL_REDUCE, 5 * rank, 14, "0+1+2", 3) for rank in (2, 0, 1)])
+    )
+    assert found.arrival_ns.tolist() == [10, 10, 10]
+    assert windows(found) == {(0, 10, 14), (1, 10, 14), (2, 10, 14)}
+
+
+def test_the_same_sequence_in_another_channel_or_direction_is_another_exchange():
+    found = exchanges.match(
+        events(
+            (0, Phase.SEND_QUERY, 10, 12, "0>1", 1),
+            (1, Phase.WAIT_QUERY, 4, 20, "0>1", 1),
+            (1, Phase.SEND_PARTIALS, 30, 31, "1>0", 1),
+            (0, Phase.WAIT_PARTIALS, 13, 40, "1>0", 1),
+        )
+    )
+    assert found.arrival_ns.tolist() == [10, 10, 30, 30]
+    assert (found.total, found.unmatched) == (2, 0)
+
+
+def test_repeats_are_not_joined():
+    rows = events(
+        (0, Phase.SEND_QUERY, 10, 12, "0>1", 1), (1, Phase.WAIT_QUERY, 4, 20, "0>1", 1)
+    ).assign(repeat=[0, 1])
+    found = exchanges.match(rows)
+    assert (found.total, found.unmatched) == (2, 2)
+
+
+def test_a_wait_without_its_sender_is_left_whole_and_counted():
+    found = exchanges.match(events((1, Phase.WAIT_QUERY, 4, 20, "0>1", 1)))
+    assert found.arrival_ns.tolist() == [4]
+    assert windows(found) == set()
+    assert found.unmatched == 1
+
+
+def test_a_post_that_nobody_waits_for_is_counted():
+    found = exchanges.match(events((0, Phase.SEND_QUERY, 4, 5, "0>1", 1)))
+    assert (windows(found), found.unmatched) == (set(), 1)
+
+
+def test_a_collective_that_lacks_one_is_analysed_with_those_that_came():
+    found = exchanges.match(
+        events((0, Phase.ALL_REDUCE, 0, 9, "0+1+2", 1), (1, Phase.ALL_REDUCE, 6, 9, "0+1+2", 1))
+    )
+    assert found.arrival_ns.tolist() == [6, 6]
+    assert found.unmatched == 1
+
+
+def test_a_record_that_came_twice_counts_by_its_earliest():
+    found = exchanges.match(
+        events(
+            (0, Phase.SEND_QUERY, 10, 11, "0>1", 1),
+            (0, Phase.SEND_QUERY, 15, 16, "0>1", 1),
+            (1, Phase.WAIT_QUERY, 4, 20, "0>1", 1),
+        )
+    )
+    assert found.arrival_ns.tolist() == [10, 15, 10]
+    assert found.unmatched == 1
+
+
+@pytest.mark.parametrize("channel", ["x", "0>", "1>2>3", "0-1"])
+def test_a_channel_that_cannot_be_read_stops_nothing(channel):
+    found = exchanges.match(events((0, Phase.ALL_REDUCE, 1, 9, channel, 1)))
+    assert found.arrival_ns.tolist() == [1]
+    assert found.unmatched == 1
+
+
+def test_other_spans_wait_for_nobody():
+    found = exchanges.match(
+        events((0, Phase.FFN, 1, 9, "", -1), (0, Phase.STEP_BARRIER, 9, 12, "0+1", 1))
+    )
+    assert found.arrival_ns.tolist() == [1, 9]
+    assert (found.total, found.unmatched) == (0, 0)
