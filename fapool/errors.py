@@ -1,12 +1,12 @@
 """Everything that fapool raises on purpose.
 
-    FapoolError
-    |-- SpecError (ValueError)    what the user asked for cannot be: field, value, way out
-    |   `-- TraceFileError        a request-length trace that cannot be read as one
-    |-- StoreError                a run folder that is missing, broken or unfinished
-    |-- CheckFailed               a plan whose logits are not the reference's
-    |-- ExchangeError             the protocol between ranks was broken: a bug of ours
-    `-- RankFailed                a rank died, hung or raised; carries its last lines
+FapoolError
+|-- SpecError (ValueError)    what the user asked for cannot be: field, value, way out
+|   `-- TraceFileError        a request-length trace that cannot be read as one
+|-- StoreError                a run folder that is missing, broken or unfinished
+|-- CheckFailed               a plan whose logits are not the reference's
+|-- ExchangeError             the protocol between ranks was broken: a bug of ours
+`-- RankFailed                a rank died, hung or raised; carries its last lines
 """
 
 from __future__ import annotations
@@ -45,5 +45,6 @@ class RankFailed(FapoolError):
 
     def __init__(self, rank: int, reason: str, log_tail: str = "") -> None:
         tail = f"\nits last lines:\n{log_tail}" if log_tail else ""
-        super().__init__(f"rank {rank} {reason}{tail}")
+        who = f"rank {rank}" if rank >= 0 else "the run"
+        super().__init__(f"{who} {reason}{tail}")
         self.rank, self.reason, self.log_tail = rank, reason, log_tail
