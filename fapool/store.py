@@ -93,6 +93,10 @@ class RunFolder:
         first = min(notes, key=lambda note: note["time_ns"])
         return first["rank"], first["reason"]
 
+    def read_json(self, name: str) -> Any:
+        """What `write_json` wrote."""
+        return orjson.loads((self.path / name).read_bytes())
+
     def write_json(self, name: str, value: Any) -> None:
         """Write one JSON file, all of it or nothing."""
         data = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)

@@ -21,6 +21,7 @@ Rows = list[dict[str, Any]]
 
 TOOK_US = {
     Phase.PROJECT: 120,
+    Phase.APPEND_KV: 20,
     Phase.ATTEND: 700,
     Phase.ATTEND_PARTIAL: 380,
     Phase.MERGE: 40,
@@ -94,6 +95,7 @@ class Simulation:
                     self.span(at.rank, Phase.ATTEND)
                 for pool in at.partners:
                     self.send(at.rank, pool, (Phase.SEND_QUERY, Phase.WAIT_QUERY))
+                self.span(at.rank, Phase.APPEND_KV)  # while the last query is on its way
             for at in base:
                 for pool in at.partners:
                     self.span(pool, Phase.ATTEND_PARTIAL)

@@ -56,7 +56,7 @@ class Breakdown:
 def breakdown(tables: Tables) -> Breakdown:
     """The partition of every step of every rank, in integer nanoseconds."""
     met = exchanges.match(tables.events)
-    spans = _declared(tables.events, met.arrival_ns)
+    spans = declared(tables.events, met.arrival_ns)
     rows_of = spans.groupby(_LANE).indices
     windows_of = met.windows.groupby(_LANE).indices
     windows = met.windows[["start_ns", "end_ns"]].to_numpy(np.int64)
@@ -75,12 +75,12 @@ def breakdown(tables: Tables) -> Breakdown:
     )
 
 
-def _declared(events: pd.DataFrame, arrival_ns: Times) -> pd.DataFrame:
+def declared(events: pd.DataFrame, arrival_ns: Times) -> pd.DataFrame:
     """Spans with `code` (place in ORDER) and `event` (row); waits are split at their arrival."""
     spans = events[[*_LANE, "start_ns", "end_ns"]].copy()
     spans["code"] = pd.Categorical(events["category"], list(ORDER)).codes
     spans["event"] = np.arange(len(spans))
-    split = np.clip(arrival_ns, spans["start_ns"], spans["end_ns"])
+    split = np.clip(arrival_ns, spans["start_ns"].to_numpy(), spans["end_ns"].to_numpy())
     waiting = spans.assign(end_ns=split, code=ORDER.index(Category.SYNCHRONIZATION))
     late = (split > spans["start_ns"]).to_numpy()
     spans["start_ns"] = split

@@ -53,10 +53,9 @@ class Recorder:
         self.enabled, self.profiling = enabled, False
         self.clock, self.unix_offset_ns = clock, unix_offset_ns
         self.nvtx = nvtx_ranges()
-        self.events = EventPool()
+        self.events = EventPool(device) if device.type == "cuda" else None
         self.host_spans: list = []  # of the step that is open
         self.device_spans: list = []
-        self._on_cuda = device.type == "cuda"
         self._anchor: torch.cuda.Event | None = None  # on the device, where the step began
         self._repeat: int | None = None
         self._start = 0
@@ -81,7 +80,7 @@ class Recorder:
             return NO_SPAN
         name = phase._value_
         labels = (name, layer, micro_batch, channel, sequence, num_bytes)
-        if self._on_cuda and name not in _HOST_PHASES:
+        if self.events is not None and name not in _HOST_PHASES:
             return DeviceSpan(self, labels)
         return HostSpan(self, labels)
 
@@ -111,7 +110,7 @@ class Recorder:
             spans += self._read_device_spans(anchor, start, end)
             self.events.give(anchor)
         if self._repeat >= 0:
-            method = NO_SPANS if not self.enabled else CUDA_EVENTS if self._on_cuda else HOST_CLOCK
+            method = (CUDA_EVENTS if self.events else HOST_CLOCK) if self.enabled else NO_SPANS
             unix = self.unix_offset_ns
             head = (self._repeat, self.rank, step, self.role, kind, start + unix, end + unix)
             self._steps.append((*head, requests, tokens, leased, kv_tokens, method))
@@ -138,9 +137,8 @@ class Recorder:
     def _mark(self) -> int:
         """The time now, and on CUDA an event at it."""
         now = self.clock()
-        if self._on_cuda:
-            self._anchor = self.events.take()
-            self._anchor.record(torch.cuda.current_stream(self.device))
+        if self.events is not None:
+            self._anchor = self.events.record()
         return now
 
     def _read_device_spans(self, anchor: torch.cuda.Event, start: int, end: int) -> list:

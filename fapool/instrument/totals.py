@@ -58,16 +58,17 @@ def _sum_in_order(start_ns: int, end_ns: int, pieces: Sequence[Piece]) -> list[i
 
 def _sweep(pieces: list[tuple[int, int, int]]) -> list[int]:
     """Nanoseconds per category, each instant given to the first category that claims it; idle 0."""
-    edges = [(start, rank, 1) for start, _, rank in pieces]
-    edges += [(end, rank, -1) for _, end, rank in pieces]
+    edges = [(start, priority, 1) for start, _, priority in pieces]
+    edges += [(end, priority, -1) for _, end, priority in pieces]
     totals = [0] * len(Category)
     claims = [0] * len(Category)
     now = 0
-    for time, rank, change in sorted(edges):
+    for time, priority, change in sorted(edges):
         if time > now:
-            first = next((r for r, count in enumerate(claims) if count), None)
-            if first is not None:
-                totals[first] += time - now
+            for first, number in enumerate(claims):
+                if number:
+                    totals[first] += time - now
+                    break
             now = time
-        claims[rank] += change
+        claims[priority] += change
     return totals

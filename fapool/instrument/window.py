@@ -110,4 +110,4 @@ def _new_profile() -> profile:
     activities = [ProfilerActivity.CPU]
     if torch.cuda.is_available():
         activities.append(ProfilerActivity.CUDA)
-    return profile(activities=activities, record_shapes=True)
+    return profile(activities=activities, record_shapes=True, acc_events=True)

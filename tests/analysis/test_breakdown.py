@@ -96,11 +96,12 @@ def test_a_run_adds_up_at_every_level(tmp_path):
 def test_a_step_of_the_simulation_is_parted_as_it_was_simulated(tmp_path):
     steps = breakdown(load(write_run(tmp_path))).steps
     first = steps.query("repeat == 0 and rank == 0 and step == 0").iloc[0]
-    # two layers of project 120, merge 40, output 60, ffn 260, then logits 90, in us
-    assert first["compute_ns"] == (2 * (120 + 40 + 60 + 260) + 90) * 1000
+    # two layers of project 120, append 20, merge 40, output 60, ffn 260, then logits 90, in us
+    assert first["compute_ns"] == (2 * (120 + 20 + 40 + 60 + 260) + 90) * 1000
     # two layers of a post 15, a transfer 50, an all-reduce 30
     assert first["communication_ns"] == 2 * (15 + 50 + 30) * 1000
     assert (first["management_ns"], first["idle_ns"]) == (25_000, 10_000)
+    assert first["hidden_ns"] == 2 * 20_000  # appending while the query was in flight
 
 
 def test_waiting_keeps_its_phase_and_changes_its_category(tmp_path):

@@ -1,0 +1,64 @@
+"""A breakdown told shorter: means per step by rank, phase or layer, and rows that add up in print.
+
+Means are over the steps of one kind and all repeats; `None` takes steps of every kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from fapool.analysis.breakdown import PARTS, Breakdown
+
+COLUMNS = ["wall_ms", *(part.replace("_ns", "_ms") for part in PARTS), "hidden_ms"]
+
+
+def by_rank(parted: Breakdown, kind: str | None = "decode") -> pd.DataFrame:
+    """One row per rank: rank, role, steps, and the mean per step of wall, parts and hidden, ms."""
+    steps = _of_kind(parted.steps, kind)
+    ranks = steps.groupby(["rank", "role"])
+    sums = ranks[["wall_ns", *PARTS, "hidden_ns"]].sum()
+    counts = ranks.size()
+    means = sums.div(counts, axis=0).div(1e6).set_axis(COLUMNS, axis=1)
+    means.insert(0, "steps", counts)
+    return means.reset_index()
+
+
+def by_phase(parted: Breakdown, kind: str | None = "decode") -> pd.DataFrame:
+    """One row per (rank, category, phase): `ms`, mean per step of the rank; idle left out."""
+    return _shares(parted, kind, ["category", "phase"])
+
+
+def by_layer(parted: Breakdown, kind: str | None = "decode") -> pd.DataFrame:
+    """One row per (rank, layer, category): `ms`, mean per step; layer -1: outside of all."""
+    return _shares(parted, kind, ["layer", "category"])
+
+
+def rounded(parts: Sequence[float], whole: float, decimals: int = 3) -> tuple[list[float], float]:
+    """`parts` and `whole` rounded so that the rounded parts sum to the rounded whole.
+
+    Largest remainder: each part is within one unit of the last place of what it was. The parts
+    must sum to the whole before rounding.
+    """
+    unit = 10**decimals
+    scaled = np.asarray(parts, float) * unit
+    floors = np.floor(scaled + 1e-6).astype(int)
+    lacking = round(whole * unit) - int(floors.sum())
+    assert 0 <= lacking <= len(scaled), f"{parts} do not sum to {whole}"
+    floors[np.argsort(floors - scaled, kind="stable")[:lacking]] += 1
+    return [int(value) / unit for value in floors], round(whole * unit) / unit
+
+
+def _of_kind(rows: pd.DataFrame, kind: str | None) -> pd.DataFrame:
+    return rows if kind is None else rows[rows["kind"] == kind]
+
+
+def _shares(parted: Breakdown, kind: str | None, keys: list[str]) -> pd.DataFrame:
+    steps = _of_kind(parted.steps, kind)
+    chosen = steps[["repeat", "rank", "step"]]
+    sums = parted.shares.merge(chosen).groupby(["rank", *keys], as_index=False)["ns"].sum()
+    counts = steps.groupby("rank").size()
+    sums["ms"] = sums.pop("ns") / sums["rank"].map(counts) / 1e6
+    return sums

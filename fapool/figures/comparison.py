@@ -1,0 +1,59 @@
+"""Runs side by side: TPOT of their requests, and the main metrics with what varies in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from fapool.figures.style import blank, head, short
+
+PANELS = {
+    "tpot_mean": ("TPOT, mean", "ms (line: 5th to 95th percentile)"),
+    "tps": ("TPS", "tokens/s (line: range of repeats)"),
+    "tps_per_charged_gpu": ("TPS per charged GPU", "tokens/s/GPU (line: range of repeats)"),
+}
+FILL, EDGE = "#8fa8bf", "#2b3a48"
+
+
+def tpot_distribution(requests: Mapping[str, pd.DataFrame], *, title: str) -> Figure:
+    """TPOT of every request as points over a box (quartiles; whiskers at 1.5 times their range).
+
+    `requests`: label of a run -> `analysis.metrics.per_request`.
+    """
+    rows = pd.concat(
+        [table.assign(run=label) for label, table in requests.items()], ignore_index=True
+    ).dropna(subset="tpot_ms")
+    figure, (axes,) = blank(height_in=1.3 + 0.5 * len(requests))
+    order = list(requests)
+    places = {"data": rows, "x": "tpot_ms", "y": "run", "order": order, "ax": axes}
+    if len(rows):
+        box = {"facecolor": FILL, "alpha": 0.55}
+        sns.boxplot(**places, width=0.5, showfliers=False, boxprops=box, color=EDGE, linewidth=1)
+        sns.stripplot(**places, color=EDGE, size=3.5, alpha=0.7, jitter=0.14)
+    axes.set_xlim(left=0)
+    axes.set(xlabel="TPOT of a request, ms", ylabel="")
+    head(axes, title)
+    return figure
+
+
+def comparison(spreads: pd.DataFrame, *, title: str) -> Figure:
+    """Bars per run for TPOT, TPS and TPS per charged GPU, from `analysis.compare.spreads`."""
+    labels = list(spreads["label"].unique())
+    figure, panels = blank(height_in=1.5 + 0.42 * len(labels), columns=len(PANELS))
+    for axes, (metric, (name, unit)) in zip(panels, PANELS.items(), strict=True):
+        own = spreads[spreads["metric"] == metric].set_index("label").loc[labels]
+        sns.barplot(x=own["value"], y=labels, order=labels, color=FILL, edgecolor=EDGE, ax=axes)
+        axes.hlines(range(len(labels)), own["low"], own["high"], color=EDGE, lw=2)
+        for row, value in enumerate(own["value"]):
+            text = "none" if pd.isna(value) else short(value)
+            axes.text(0, row, f" {text}", va="center", fontsize=9)
+        axes.set(xlabel=unit, ylabel="")
+        head(axes, name)
+        axes.xaxis.label.set_fontsize(8.5)
+        if axes is not panels[0]:
+            axes.set_yticklabels([])
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    return figure

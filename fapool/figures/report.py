@@ -1,0 +1,136 @@
+"""One HTML page that defends a comparison: what was asked, measured, how, and that it adds up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from fapool.analysis import compare, memory, metrics, summary, timeline
+from fapool.analysis.breakdown import PARTS
+from fapool.analysis.study import Study, studies
+from fapool.figures import bars, comparison
+from fapool.figures.render import svg
+from fapool.figures.style import COLOURS
+from fapool.figures.timeline import step_timeline
+from fapool.phases import Category
+from fapool.store import Run
+
+TEMPLATE = "report.html.j2"
+
+
+def write_report(runs: Sequence[Run], path: Path | str) -> Path:
+    """Write the report of finished, correct runs to `path`; the first is what others are held to.
+
+    The page stands alone: figures inside, nothing loaded from elsewhere.
+
+    Raises:
+        StoreError: there is no run, one comes twice, did not finish, or was not correct.
+    """
+    found = studies(*runs)
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    engine = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    page = engine.get_template(TEMPLATE).render(_contents(found))
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.part")
+    scratch.write_text(page, encoding="utf-8")
+    return scratch.replace(path)
+
+
+def _contents(found: list[Study]) -> dict[str, Any]:
+    specs = [study.run.spec for study in found]
+    requests = {study.label: metrics.per_request(study.tables) for study in found}
+    return {
+        "labels": [study.label for study in found],
+        "gpus": [spec.plan.world for spec in specs],
+        "differences": compare.differences(*specs),
+        "runs": [_run(study) for study in found],
+        "metrics": _metric_rows(found),
+        "categories": [(category.value, COLOURS[category]) for category in Category],
+        "figures": [
+            Markup(svg(comparison.comparison(compare.spreads(found), title="Runs compared"))),
+            Markup(svg(comparison.tpot_distribution(requests, title="TPOT of every request"))),
+        ],
+    }
+
+
+def _run(study: Study) -> dict[str, Any]:
+    run, label = study.run, study.label
+    by_rank = summary.by_rank(study.parted)
+    kind = "decode"
+    if by_rank.empty:  # outputs of one token: nothing but prefill
+        kind, by_rank = "prefill", summary.by_rank(study.parted, "prefill")
+    figures = [
+        bars.breakdown_per_rank(by_rank, title=f"{label}: where a {kind} step goes", kind=kind),
+        step_timeline(timeline.one_step(study.tables), title=f"{label}: one {kind} step"),
+        bars.memory_per_rank(memory.peak(study.tables), title=f"{label}: memory of each rank"),
+    ]
+    return {
+        "label": label,
+        "name": run.name,
+        "status": run.status,
+        "check": run.correctness,
+        "spec": run.spec.to_yaml(),
+        "environment": _lines(run.environment),
+        "kind": kind,
+        "breakdown": [_breakdown_row(row) for row in by_rank.to_dict("records")],
+        "methods": ", ".join(sorted(study.tables.steps["method"].unique())),
+        "exchanges": study.parted.exchanges,
+        "unmatched": study.parted.unmatched,
+        "figures": [Markup(svg(figure)) for figure in figures],
+    }
+
+
+def _breakdown_row(row: dict[str, Any]) -> dict[str, Any]:
+    parts = [row[part.replace("_ns", "_ms")] for part in PARTS]
+    shown, wall = summary.rounded(parts, row["wall_ms"])
+    return {
+        "rank": f"{row['rank']} ({row['role']})",
+        "parts": [f"{value:.3f}" for value in shown],
+        "wall": f"{wall:.3f}",
+        "hidden": f"{row['hidden_ms']:.3f}",
+        "steps": row["steps"],
+    }
+
+
+def _metric_rows(found: list[Study]) -> list[dict[str, Any]]:
+    rows = []
+    for name, (unit, definition) in metrics.DEFINITIONS.items():
+        values = [study.metrics[name] for study in found]
+        first = values[0]
+        rows.append(
+            {
+                "name": name,
+                "unit": unit,
+                "definition": definition,
+                "values": [number(value) for value in values],
+                "ratios": [_ratio(value, first) for value in values[1:]],
+            }
+        )
+    return rows
+
+
+def number(value: float | None) -> str:
+    """A metric in print: four significant digits, a dash where there is none."""
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _ratio(value: float | None, first: float | None) -> str:
+    return "–" if value is None or not first else f"{value / first:.3f}"
+
+
+def _lines(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested JSON as (dotted name, text), in order."""
+    if isinstance(value, dict):
+        return [line for key in value for line in _lines(value[key], f"{prefix}.{key}".strip("."))]
+    if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        return [line for i, item in enumerate(value) for line in _lines(item, f"{prefix}[{i}]")]
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return [(prefix, text)]

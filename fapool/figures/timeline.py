@@ -1,0 +1,68 @@
+"""One step as it ran: a row a rank, a bar a span, coloured by category."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from fapool.figures.style import COLOURS, blank, head, legend_below, rank_name
+from fapool.phases import Category
+
+DARK = (Category.COMPUTE, Category.SYNCHRONIZATION)
+ROOM_PER_LETTER = 0.0085  # of the axis: what a letter of a label needs
+
+CROWD = 150  # spans of a rank past which their borders would hide them
+
+
+def step_timeline(spans: pd.DataFrame, *, title: str) -> Figure:
+    """Spans of one step from `analysis.timeline.one_step`; the legend lists the phases seen.
+
+    Drawn from the lowest priority to the highest, so that computation covers what it hides.
+    """
+    ranks = spans[["rank", "role"]].drop_duplicates("rank").reset_index(drop=True)
+    row_of = dict(zip(ranks["rank"], ranks.index, strict=True))
+    figure, (axes,) = blank(height_in=2.1 + 0.5 * len(ranks))
+    line = 0.4 if len(spans) < CROWD * len(ranks) else 0.0
+    for category in reversed(Category):
+        own = spans[spans["category"] == category]
+        rows = own["rank"].map(row_of)
+        width = own["end_us"] - own["start_us"]
+        colour = COLOURS[category]
+        axes.barh(rows, width, 0.7, own["start_us"], color=colour, edgecolor="white", lw=line)
+    length = max(spans["end_us"].max() if len(spans) else 0, 1e-9)
+    _label(axes, spans, row_of, length)
+    names = [rank_name(rank, role) for rank, role in ranks.itertuples(index=False)]
+    axes.set_yticks(ranks.index, names)
+    axes.set_ylim(len(ranks) - 0.5, -0.5)
+    axes.set_xlim(0, length)
+    axes.set_xlabel("µs since the first rank began the step")
+    head(axes, title)
+    legend_below(figure, _legend(spans), columns=1)
+    return figure
+
+
+def _label(axes: Axes, spans: pd.DataFrame, row_of: dict[int, int], length: float) -> None:
+    for span in spans.itertuples():
+        if span.end_us - span.start_us < ROOM_PER_LETTER * length * (len(span.phase) + 1):
+            continue
+        axes.text(
+            (span.start_us + span.end_us) / 2,
+            row_of[span.rank],
+            span.phase,
+            ha="center",
+            va="center",
+            fontsize=7.5,
+            color="white" if span.category in DARK else "black",
+        )
+
+
+def _legend(spans: pd.DataFrame) -> list[Patch]:
+    handles = []
+    for category in Category:
+        phases = spans.loc[spans["category"] == category, "phase"].unique()
+        if len(phases):
+            label = f"{category.value}: {', '.join(phases)}"
+            handles.append(Patch(color=COLOURS[category], label=label))
+    return handles

@@ -1,0 +1,146 @@
+"""What one rank does for one spec: the same under interactive engines and under torchrun.
+
+    connect - load - check - warm up - measure - (trace) - write
+
+Process groups are made for exactly the ranks of the plan and destroyed at the end: nothing is
+shared between runs but processes and imports.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import torch.distributed as dist
+
+from fapool.errors import CheckFailed
+from fapool.runtime.execution import Execution
+from fapool.runtime.seat import Groups
+from fapool.sample import Sample
+from fapool.spec import RunSpec
+from fapool.store import RunFolder
+from fapool.topology import Place, check_ranks, place
+
+LOG = logging.getLogger("fapool")
+PATIENCE = timedelta(minutes=10)
+"""How long a rank waits in a message before it gives up by itself; supervisors are quicker."""
+
+_open: list[dist.TCPStore] = []  # the rendezvous that this process hosts, at most one
+
+
+def describe(rank: int) -> dict[str, Any]:
+    """What this process runs on: host, pid, device, device_name, capacity_bytes (free now)."""
+    device = device_of("auto", rank)
+    here = {"host": socket.gethostname(), "pid": os.getpid(), "device": str(device)}
+    if device.type == "cpu":
+        free, name = psutil.virtual_memory().available, "CPU"
+    else:
+        free, name = torch.cuda.mem_get_info(device)[0], torch.cuda.get_device_name(device)
+    return here | {"device_name": name, "capacity_bytes": free}
+
+
+def device_of(wanted: str, rank: int) -> torch.device:
+    """The device of a rank: its own GPU of the host if there are any and they are wanted."""
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    local = int(os.environ.get("LOCAL_RANK", rank))
+    return torch.device("cuda", local % max(1, torch.cuda.device_count()))
+
+
+def open_store(host: str = "127.0.0.1") -> tuple[str, int]:
+    """Host a fresh rendezvous on a free port; it lives until the next call. (host, port)."""
+    _open[:] = [dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)]
+    return host, _open[0].port
+
+
+def run(
+    spec: RunSpec,
+    *,
+    rank: int,
+    store: tuple[str, int],
+    folder: Path,
+    publish: Callable[[Sample], None] = lambda sample: None,
+) -> str:
+    """Run `spec` as `rank` of `spec.plan.world`; blocks. "finished" or "stopped".
+
+    The folder then holds everything (rank 0 has merged what all wrote); its owner closes it.
+
+    Raises:
+        CheckFailed: the plan's logits are not the reference's; nothing was measured.
+        Exception: whatever went wrong, after word of it was left in the folder.
+    """
+    run_folder = RunFolder(folder)
+    check_ranks(spec, spec.plan.world)
+    with _logged(run_folder, rank):
+        device = device_of(spec.device, rank)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        at = place(spec, rank)
+        with _groups(spec, at, device, store, run_folder.path.name) as (groups, control):
+            execution = Execution(spec, at, device, groups, control, run_folder, publish)
+            if not execution.check():
+                raise CheckFailed(f"see {run_folder.path.name}/correctness.json")
+            outcome = execution.measure()
+            execution.write()
+            return outcome
+
+
+@contextmanager
+def _logged(folder: RunFolder, rank: int) -> Iterator[None]:
+    """Send this rank's log to the folder, crashes included; leave word of a failure."""
+    handler = logging.FileHandler(folder.log(rank))
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    LOG.addHandler(handler)
+    LOG.setLevel(logging.INFO)
+    faulthandler.enable(handler.stream)
+    LOG.info("rank %d, pid %d, host %s", rank, os.getpid(), socket.gethostname())
+    try:
+        yield
+    except BaseException as error:
+        folder.note_failure(rank, f"{type(error).__name__}: {error}")
+        LOG.error("failed\n%s", traceback.format_exc())
+        raise
+    finally:
+        faulthandler.disable()
+        LOG.removeHandler(handler)
+        handler.close()
+
+
+@contextmanager
+def _groups(
+    spec: RunSpec, at: Place, device: torch.device, store: tuple[str, int], name: str
+) -> Iterator[tuple[Groups, dist.ProcessGroup]]:
+    """Every process group of the run, made by all ranks in the same order, and their end."""
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    host, port = store
+    meeting = dist.TCPStore(host, port, is_master=False, timeout=PATIENCE)
+    dist.init_process_group(
+        backend,
+        store=dist.PrefixStore(name, meeting),
+        rank=at.rank,
+        world_size=at.world,
+        timeout=PATIENCE,
+    )
+    started = time.perf_counter()
+    try:
+        control = dist.new_group(backend="gloo")
+        tokens = dist.new_group(backend=backend)
+        teams = sorted({place(spec, r).tp_peers for r in range(at.world)} - {()})
+        made = {
+            team: dist.new_group(list(team), backend=backend) for team in teams if len(team) > 1
+        }
+        LOG.info("%d ranks met over %s in %.2f s", at.world, backend, time.perf_counter() - started)
+        yield Groups(world=dist.group.WORLD, tokens=tokens, peers=made.get(at.tp_peers)), control
+    finally:
+        dist.destroy_process_group()

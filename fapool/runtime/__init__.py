@@ -1,0 +1,1 @@
+"""The runtime of one rank: model, KV cache, partial attention, exchange, plans, engine."""

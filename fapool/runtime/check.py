@@ -1,0 +1,85 @@
+"""The check that every run passes before it may record performance: a small workload on the very
+seat of the run, its logits against the one-device reference in fp64.
+
+The workload crosses what could go wrong: lengths at, below and above the threshold and the block
+border, a lease from the start, one in the middle of decoding, prompts in several chunks, more
+requests than slots. The plan's threshold is lowered for it, so that it stays small.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fapool.runtime.reference import reference_logits
+from fapool.runtime.tokens import prompt
+from fapool.spec import FAPool, RunSpec, Workload
+from fapool.workload import Request
+
+TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 3e-2, "float16": 4e-3}
+"""Largest relative error of a request's logits, |plan - reference| / |reference| (2-norms).
+
+Rounding alone gives about 1e-15, 1e-6, 1e-2 and 1e-3 on the presets.
+"""
+
+EXACT = ("float64", "float32")
+"""Dtypes in which the tokens chosen must be the reference's, too."""
+
+OUTPUT = 6
+
+
+def probe(spec: RunSpec) -> tuple[RunSpec, list[Request]]:
+    """The small workload of a spec: a spec with a low threshold, and requests around it."""
+    block = spec.block
+    threshold = min(spec.threshold or 2 * block + 3, 2 * block + 3)
+    plan = spec.plan
+    if isinstance(plan, FAPool):
+        plan = plan.model_copy(update={"threshold": threshold})
+    lengths = (threshold - 2, threshold, threshold + 1, max(1, block // 2), threshold + block + 1)
+    work = Workload(batch=3, context=max(lengths), output=OUTPUT)
+    small = spec.replace(plan=plan, workload=work, prefill_chunk=2 * block)
+    requests = [
+        Request(id=i, context=max(1, length), output=OUTPUT) for i, length in enumerate(lengths)
+    ]
+    return small, requests
+
+
+def compare(
+    spec: RunSpec,
+    requests: list[Request],
+    chosen: dict[int, list[int]],
+    logits: dict[int, list[Tensor]],
+    device: torch.device,
+) -> dict[str, Any]:
+    """What `correctness.json` says, of the tokens and logits that the last stage kept."""
+    model = spec.model
+    prompts = [prompt(r, vocab=model.vocab, seed=spec.seed) for r in requests]
+    sequences = [
+        torch.cat([start, torch.tensor(chosen[r.id][:-1], dtype=torch.int64)])
+        for start, r in zip(prompts, requests, strict=True)
+    ]
+    errors, same, total = [], 0, 0
+    for request, expected in zip(
+        requests, reference_logits(model, spec.seed, sequences, device), strict=True
+    ):
+        expected = expected[request.context - 1 :]
+        found = torch.stack(logits[request.id]).double()
+        errors.append(float((found - expected).norm() / expected.norm()))
+        best = expected.argmax(dim=-1).tolist()
+        same += sum(a == b for a, b in zip(best, chosen[request.id], strict=True))
+        total += request.output
+    worst, tolerance = max(errors), TOLERANCE[model.dtype]
+    equal = same == total or model.dtype not in EXACT
+    return {
+        "passed": bool(worst <= tolerance and equal),  # NaN does not pass
+        "error": worst,
+        "tolerance": tolerance,
+        "tokens_equal": same,
+        "tokens": total,
+        "requests": [request.context for request in requests],
+        "threshold": spec.threshold,
+        "reference": f"one {device.type} device, fp64, whole sequences",
+    }
+

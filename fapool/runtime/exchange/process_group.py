@@ -1,0 +1,92 @@
+"""Messages over a torch.distributed process group: gloo on CPUs, NCCL on GPUs, the same code."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fapool.errors import ExchangeError
+from fapool.phases import Phase
+from fapool.runtime.span import Span
+
+
+class Posted:
+    """A message that was posted; holds its buffer until it is waited for."""
+
+    def __init__(self, work: dist.Work, tensor: Tensor, labels: dict, span: Span | None) -> None:
+        self._work: dist.Work | None = work
+        self._tensor, self._labels, self._span = tensor, labels, span
+
+    def wait(self) -> Tensor:
+        """See `Ticket.wait`."""
+        if self._work is None:
+            raise ExchangeError(f"waited twice for {self._labels}")
+        work, self._work = self._work, None
+        if self._span is None:
+            work.wait()
+        else:
+            with self._span(**self._labels):
+                work.wait()
+        return self._tensor
+
+
+class ProcessGroupTransport:
+    """`isend` and `irecv` on one group.
+
+    Two directions between the same pair that must not wait for each other need two transports on
+    two groups: NCCL runs the messages of a pair in the order in which they were posted.
+    """
+
+    def __init__(self, group: dist.ProcessGroup, rank: int, span: Span, name: str = "") -> None:
+        self._group, self._rank, self._span, self._name = group, rank, span, name
+        self._counts: defaultdict[str, int] = defaultdict(int)
+        self._sent: list[Posted] = []
+        self._live_bytes = 0
+        self.peak_bytes = 0  # most that messages under way ever held
+
+    def send(self, tensor: Tensor, to: int, phase: Phase, *, layer: int = -1) -> Posted:
+        """See `Transport.send`."""
+        assert tensor.is_contiguous()
+        labels = self._labels(self._rank, to, tensor, phase, layer)
+        with self._span(**labels):
+            work = dist.isend(tensor, to, group=self._group)
+        ticket = Posted(work, tensor, labels, None)
+        self._sent.append(ticket)
+        return ticket
+
+    def receive(
+        self, shape: Sequence[int], like: Tensor, source: int, phase: Phase, *, layer: int = -1
+    ) -> Posted:
+        """See `Transport.receive`."""
+        tensor = torch.empty(shape, dtype=like.dtype, device=like.device)
+        labels = self._labels(source, self._rank, tensor, phase, layer)
+        return Posted(
+            dist.irecv(tensor, source, group=self._group), tensor, labels, self._span
+        )
+
+    def drain(self) -> None:
+        """See `Transport.drain`."""
+        if self._sent:
+            with self._span(Phase.DRAIN):
+                for ticket in self._sent:
+                    ticket.wait()
+        self._sent.clear()
+        self._live_bytes = 0
+
+    def _labels(self, source: int, to: int, tensor: Tensor, phase: Phase, layer: int) -> dict:
+        channel = f"{source}>{to}{self._name}"
+        sequence = self._counts[channel]
+        self._counts[channel] += 1
+        self._live_bytes += tensor.nbytes
+        self.peak_bytes = max(self.peak_bytes, self._live_bytes)
+        return {
+            "phase": phase,
+            "layer": layer,
+            "channel": channel,
+            "sequence": sequence,
+            "num_bytes": tensor.nbytes,
+        }

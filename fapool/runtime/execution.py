@@ -1,0 +1,233 @@
+"""One spec on one rank, from its weights to its tables: check, measure, trace, write."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from fapool import schedule
+from fapool.forecast.memory import footprint
+from fapool.instrument.clock import offset_to_rank0
+from fapool.instrument.environment import environment
+from fapool.instrument.memory import MemoryMeter, peak_transient_bytes
+from fapool.instrument.merged import write_merged
+from fapool.instrument.recorder import Recorder
+from fapool.instrument.totals import StepTotals
+from fapool.instrument.window import ProfilerWindow
+from fapool.phases import Owner
+from fapool.runtime import check, plans
+from fapool.runtime.control import Control
+from fapool.runtime.engine import Engine, Played, head_of
+from fapool.runtime.live import Live
+from fapool.runtime.plans.base import Plan
+from fapool.runtime.seat import Groups, take
+from fapool.sample import Sample
+from fapool.schedule import Step
+from fapool.spec import RunSpec
+from fapool.store import RunFolder
+from fapool.topology import Place
+from fapool.workload import Request, requests_of
+
+LOG = logging.getLogger("fapool")
+WARM_UP = -1
+
+
+class Execution:
+    """A rank's part in one run. `check`, then `measure`, then `write`, each once, on all ranks."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        place: Place,
+        device: torch.device,
+        groups: Groups,
+        control: dist.ProcessGroup,
+        folder: RunFolder,
+        publish: Callable[[Sample], None],
+    ) -> None:
+        self._spec, self._place, self._device, self._folder = spec, place, device, folder
+        self._requests = requests_of(spec)
+        self._clock = offset_to_rank0(control)
+        self._recorder = Recorder(
+            rank=place.rank,
+            role=place.role,
+            device=device,
+            enabled=spec.capture.spans,
+            unix_offset_ns=self._clock.unix_offset_ns,
+        )
+        self._meter = MemoryMeter(place.rank, device)
+        steps = self._count_steps() * spec.repeats
+        self._live = Live(
+            publish,
+            place,
+            steps=steps,
+            hz=spec.capture.live_hz,
+            capacity_bytes=self._meter.capacity_bytes,
+            how="cuda events" if device.type == "cuda" else "host clock",
+        )
+        self._live.stage("loading")
+        self._seat = take(spec, place, device=device, groups=groups, span=self._recorder.span)
+        self._meter.set(Owner.WEIGHTS, self._seat.weights.num_bytes)
+        self._control = Control(
+            control, rank=place.rank, world=place.world, stop_file=folder.stop_file
+        )
+        self._engine = Engine(self._seat, self._recorder, self._control)
+        self._timings: list[tuple[int, Played]] = []
+        LOG.info("%s of %s on %s", place.role, spec.plan, device)
+
+    def check(self) -> bool:
+        """Hold the plan against the one-device reference; the verdict, the same on every rank."""
+        self._live.stage("checking")
+        spec, requests = check.probe(self._spec)
+        plan = plans.make(self._seat, spec, requests, keep_logits=True)
+        played: list[Played] = []
+        self._transient(lambda: played.append(self._play(plan, spec, requests, WARM_UP)))
+        head, passed = head_of(self._spec), None
+        if self._place.rank == head and not played[0].stopped:
+            found = check.compare(
+                spec, requests, played[0].tokens, plan.ending.logits, self._device
+            )
+            self._folder.write_json("correctness.json", found)
+            LOG.info("check: %s", found)
+            passed = found["passed"]
+        elif played[0].stopped:
+            passed = True  # stopped by the user before anything was measured
+        return self._control.agree(passed, source=head)
+
+    def measure(self) -> str:
+        """Warm up, repeat the workload, trace a few steps; "finished" or "stopped"."""
+        for _ in range(self._spec.warmup):
+            self._live.stage("warming up")
+            if self._play(self._plan(), self._spec, self._requests, WARM_UP).stopped:
+                return self._finish("stopped")
+        for repeat in range(self._spec.repeats):
+            self._live.stage("running")
+            plan = self._plan()
+            played = self._play(plan, self._spec, self._requests, repeat, self._measured(plan, repeat))
+            self._timings.append((repeat, played))
+            if played.stopped:
+                return self._finish("stopped")
+        if self._spec.capture.profile_steps:
+            self._live.stage("tracing")
+            self._trace()
+        return self._finish("finished")
+
+    def write(self) -> None:
+        """Write this rank's tables; rank 0 joins everybody's and adds what concerns the run."""
+        events, steps = self._recorder.columns()
+        tables = {"events": events, "steps": steps, "memory": self._meter.columns()}
+        if self._place.rank == head_of(self._spec):
+            tables["requests"] = self._request_columns()
+        for name, columns in tables.items():
+            self._folder.write_part(name, self._place.rank, columns)
+        self._folder.write_json(f"ranks/{self._place.rank}.json", self._about())
+        self._control.barrier()
+        if self._place.rank == 0:
+            self._join()
+        self._control.barrier()
+        self._live.stage("finished")
+
+    def _plan(self) -> Plan:
+        plan = plans.make(self._seat, self._spec, self._requests)
+        self._meter.set(Owner.KV, plan.kv_bytes)
+        return plan
+
+    def _play(self, plan: Plan, spec: RunSpec, requests: list[Request], repeat: int, after=None):
+        hooks = {"after": after} if after else {}
+        return self._engine.play(plan, spec, requests, repeat=repeat, **hooks)
+
+    def _measured(self, plan: Plan, repeat: int) -> Callable[[Step, StepTotals], None]:
+        def after(step: Step, totals: StepTotals) -> None:
+            if self._spec.capture.memory:
+                self._meter.set(Owner.KV_USED, plan.kv_used_bytes)
+                self._meter.set(Owner.BUFFERS, self._seat.transport.peak_bytes)
+                now = self._recorder.clock() + self._recorder.unix_offset_ns
+                self._meter.read(repeat, step.index, now)
+                self._live.memory = self._meter.latest()
+            self._live.step(step, totals, leases=plan.leased)
+
+        return after
+
+    def _trace(self) -> None:
+        """One more pass, up to the last traced step; its steps are not kept among the measured."""
+        first, wanted = self._first_decode(), self._spec.capture.profile_steps
+        begin = max(0, first - 1)
+        window = ProfilerWindow(
+            self._folder,
+            self._place.rank,
+            self._place.world,
+            self._recorder,
+            begin,
+            first + wanted - begin,
+            {"fingerprint": self._spec.fingerprint, "plan": str(self._spec.plan)},
+        )
+        self._engine.play(
+            self._plan(),
+            self._spec,
+            self._requests,
+            repeat=WARM_UP,
+            before=lambda step: window.step_begins(step.index),
+            after=lambda step, totals: window.step_ends(step.index),
+            last_step=first + wanted - 1,
+        )
+        window.close()
+
+    def _transient(self, act: Callable[[], None]) -> None:
+        """Do it; on CPU also measure the highest transient use of memory."""
+        if self._device.type == "cuda":
+            act()
+        else:
+            self._meter.set(Owner.ACTIVATIONS, peak_transient_bytes(act))
+
+    def _steps(self):
+        work = self._spec.workload
+        return schedule.steps(self._requests, batch=work.batch, chunk=self._spec.prefill_chunk)
+
+    def _count_steps(self) -> int:
+        return sum(1 for _ in self._steps())
+
+    def _first_decode(self) -> int:
+        return next((step.index for step in self._steps() if step.kind == "decode"), 0)
+
+    def _finish(self, outcome: str) -> str:
+        self._live.stage("writing")
+        return outcome
+
+    def _request_columns(self) -> dict[str, list[Any]]:
+        rows = [
+            (repeat, request, played.timings[request])
+            for repeat, played in self._timings
+            for request in played.finished
+        ]
+        by_id = {request.id: request for request in self._requests}
+        return {
+            "repeat": [repeat for repeat, _, _ in rows],
+            "request": [request for _, request, _ in rows],
+            "context": [by_id[request].context for _, request, _ in rows],
+            "output": [by_id[request].output for _, request, _ in rows],
+            "admitted_ns": [timing.admitted_ns for *_, timing in rows],
+            "first_token_ns": [timing.first_ns for *_, timing in rows],
+            "last_token_ns": [timing.last_ns for *_, timing in rows],
+            "leased_at": [timing.leased_at for *_, timing in rows],
+        }
+
+    def _about(self) -> dict[str, Any]:
+        backends, clock = self._seat.backends, self._clock
+        return environment(self._device) | {
+            "rank": self._place.rank,
+            "role": self._place.role.value,
+            "backends": {"prefill": backends.prefill.name, "decode": backends.decode.name},
+            "clock_uncertainty_ns": clock.uncertainty_ns,
+            "same_host_as_rank_0": clock.same_host,
+            "forecast_bytes": {k.value: v for k, v in footprint(self._spec)[self._place.rank].items()},
+        }
+
+    def _join(self) -> None:
+        self._folder.merge_parts()
+        ranks = [self._folder.read_json(f"ranks/{r}.json") for r in range(self._place.world)]
+        self._folder.write_json("environment.json", {"ranks": ranks})
+        write_merged(self._folder)

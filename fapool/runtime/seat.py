@@ -1,0 +1,101 @@
+"""All that one rank holds to play its part in a plan, made once per run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from fapool.forecast.memory import kv_blocks, peak_blocks
+from fapool.phases import Role
+from fapool.runtime.attention import Backends, choose
+from fapool.runtime.exchange.collective import Collective
+from fapool.runtime.exchange.process_group import ProcessGroupTransport
+from fapool.runtime.kvcache import KVCache
+from fapool.runtime.model import Decoder
+from fapool.runtime.span import Span
+from fapool.runtime.weights import Source, Weights
+from fapool.spec import RunSpec
+from fapool.topology import Place
+from fapool.workload import Request
+
+
+@dataclass(frozen=True, kw_only=True)
+class Groups:
+    """Process groups of a run; every rank makes all of them, in the same order."""
+
+    world: dist.ProcessGroup | None  # messages
+    tokens: dist.ProcessGroup | None  # tokens back to the first stage, past the hidden states
+    peers: dist.ProcessGroup | None  # this rank's tensor-parallel group
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seat:
+    """A rank's parts. `weights` outlive a workload; the cache is made for one."""
+
+    spec: RunSpec
+    place: Place
+    device: torch.device
+    span: Span
+    weights: Weights
+    backends: Backends
+    peers: Collective
+    transport: ProcessGroupTransport
+    token_transport: ProcessGroupTransport
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights, keys and activations."""
+        return getattr(torch, self.spec.model.dtype)
+
+    def decoder(self) -> Decoder:
+        """The model over this rank's weights."""
+        model = self.spec.model
+        return Decoder(
+            self.weights, head_dim=model.head_dim, rope_base=model.rope_base, span=self.span
+        )
+
+    def cache(self, spec: RunSpec, requests: list[Request]) -> KVCache:
+        """A KV cache with room for the most that this rank will hold of `requests`."""
+        return KVCache(
+            layers=self.place.layers,
+            blocks=kv_blocks(self.place, peak_blocks(spec, requests)),
+            block_tokens=spec.block,
+            kv_heads=len(self.place.kv_heads),
+            head_dim=spec.model.head_dim,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+
+def take(spec: RunSpec, place: Place, *, device: torch.device, groups: Groups, span: Span) -> Seat:
+    """Draw the weights, choose the kernels, open the exchange.
+
+    Raises:
+        SpecError: the spec's backend cannot run on `device`.
+    """
+    dtype = getattr(torch, spec.model.dtype)
+    return Seat(
+        spec=spec,
+        place=place,
+        device=device,
+        span=span,
+        backends=choose(spec.backend, device=device, dtype=dtype, head_dim=spec.model.head_dim),
+        weights=_weights(Source(spec.model, spec.seed, device), place),
+        peers=Collective(groups.peers, place.tp_peers or (place.rank,), span),
+        transport=ProcessGroupTransport(groups.world, place.rank, span),
+        token_transport=ProcessGroupTransport(groups.tokens, place.rank, span, ":tokens"),
+    )
+
+
+def _weights(source: Source, place: Place) -> Weights:
+    if place.role is Role.POOL:
+        return Weights(layers={}, embedding=None, norm_final=None)
+    slices = {"heads": place.heads, "kv_heads": place.kv_heads, "ffn": place.ffn}
+    ends = place.is_first or place.is_last
+    return Weights(
+        layers={number: source.layer(number, **slices) for number in place.layers},
+        embedding=source.embedding() if ends else None,
+        norm_final=source.gain("norm_final") if place.is_last else None,
+    )

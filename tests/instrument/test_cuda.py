@@ -1,0 +1,82 @@
+"""On a GPU: spans are timed by events, and steps, memory and traces say what the device did."""
+
+import gzip
+
+import orjson
+import pytest
+import torch
+
+from fapool.instrument.memory import MemoryMeter
+from fapool.instrument.recorder import Recorder
+from fapool.instrument.window import ProfilerWindow
+from fapool.phases import Category, Owner, Phase, Role
+from fapool.store import RunFolder
+
+pytestmark = pytest.mark.gpu
+LABELS = {"kind": "decode", "requests": 1, "tokens": 1, "leased": 0, "kv_tokens": 0}
+SLEEP_CYCLES = 20_000_000  # some 10 ms
+
+
+def recorder() -> Recorder:
+    return Recorder(rank=0, role=Role.BASE, device=torch.device("cuda", 0))
+
+
+def test_a_span_lasts_as_long_as_its_kernels_and_not_as_its_launch():
+    found = recorder()
+    found.begin(-1)
+    for step in range(3):  # the first event and kernel of a process take longer
+        with found.span(Phase.FFN):
+            torch.cuda._sleep(SLEEP_CYCLES)
+        with found.span(Phase.DEVICE_SYNC):
+            torch.cuda.synchronize()
+        found.begin(0) if step == 0 else None
+        totals = found.end_step(step=step, **LABELS)
+    assert totals.category_ns[Category.COMPUTE] > 0.8 * totals.wall_ns
+    assert totals.wall_ns > 5_000_000
+    events, steps = found.columns()
+    assert set(steps["method"]) == {"cuda events"}
+    by_step = [events[name] for name in ("step", "phase", "start_ns", "end_ns")]
+    for step, phase, start, end in zip(*by_step, strict=True):
+        row = steps["step"].index(step)
+        assert steps["start_ns"][row] <= start <= end <= steps["end_ns"][row]
+        assert phase == "ffn" or end - start > 5_000_000
+
+
+def test_events_are_used_again():
+    found = recorder()
+    found.begin(0)
+    for step in range(4):
+        for layer in range(5):
+            with found.span(Phase.FFN, layer=layer):
+                pass
+        torch.cuda.synchronize()
+        found.end_step(step=step, **LABELS)
+        if step == 0:
+            made = len(found.events._free)
+    assert len(found.events._free) == made <= 12
+
+
+def test_activations_are_what_a_step_held_for_a_while():
+    meter = MemoryMeter(0, torch.device("cuda", 0))
+    kept = torch.zeros(1 << 20, device="cuda")
+    meter.read(0, 0, 0)
+    torch.zeros(1 << 21, device="cuda", dtype=torch.uint8)
+    meter.read(0, 1, 1)
+    latest = meter.latest()
+    assert latest[Owner.ACTIVATIONS] == 1 << 21
+    assert latest[Owner.ALLOCATOR] >= kept.nbytes
+    assert latest[Owner.ALLOCATOR] < latest[Owner.DEVICE] < meter.capacity_bytes
+
+
+def test_a_window_sees_kernels(tmp_path):
+    found = recorder()
+    window = ProfilerWindow(RunFolder(tmp_path), 0, 1, found, 0, 1)
+    x = torch.randn(512, 512, device="cuda")
+    window.step_begins(0)
+    with found.span(Phase.FFN, layer=3):
+        x @ x
+    torch.cuda.synchronize()
+    window.step_ends(0)
+    trace = orjson.loads(gzip.decompress(window.close().read_bytes()))
+    kinds = {event.get("cat") for event in trace["traceEvents"]}
+    assert {"kernel", "cpu_op", "user_annotation"} <= kinds
