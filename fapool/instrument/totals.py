@@ -14,7 +14,6 @@ from fapool.phases import Category, Phase
 Piece = tuple[int, int, int]
 """start, end (nanoseconds), and the priority of the phase."""
 
-# By value: an Enum's own hash is a Python call, and this runs for every span.
 PRIORITY = {phase.value: list(Category).index(phase.category) for phase in Phase}
 _IDLE = list(Category).index(Category.IDLE)
 
@@ -60,10 +59,11 @@ def _sweep(pieces: list[tuple[int, int, int]]) -> list[int]:
     """Nanoseconds per category, each instant given to the first category that claims it; idle 0."""
     edges = [(start, priority, 1) for start, _, priority in pieces]
     edges += [(end, priority, -1) for _, end, priority in pieces]
+    edges.sort()
     totals = [0] * len(Category)
     claims = [0] * len(Category)
-    now = 0
-    for time, priority, change in sorted(edges):
+    now = edges[0][0] if edges else 0
+    for time, priority, change in edges:
         if time > now:
             for first, number in enumerate(claims):
                 if number:
