@@ -44,11 +44,13 @@ def write_report(runs: Sequence[Run], path: Path | str) -> Path:
 
 def _contents(found: list[Study]) -> dict[str, Any]:
     specs = [study.run.spec for study in found]
+    differences = compare.differences(*specs)
     requests = {study.label: metrics.per_request(study.tables) for study in found}
     return {
         "labels": [study.label for study in found],
         "gpus": [spec.plan.world for spec in specs],
-        "differences": compare.differences(*specs),
+        "differences": differences,
+        "other_work": [field for field in differences if not field.startswith("plan.")],
         "runs": [_run(study) for study in found],
         "metrics": _metric_rows(found),
         "categories": [(category.value, COLOURS[category]) for category in Category],
@@ -101,17 +103,9 @@ def _breakdown_row(row: dict[str, Any]) -> dict[str, Any]:
 def _metric_rows(found: list[Study]) -> list[dict[str, Any]]:
     rows = []
     for name, (unit, definition) in metrics.DEFINITIONS.items():
-        values = [study.metrics[name] for study in found]
-        first = values[0]
-        rows.append(
-            {
-                "name": name,
-                "unit": unit,
-                "definition": definition,
-                "values": [number(value) for value in values],
-                "ratios": [_ratio(value, first) for value in values[1:]],
-            }
-        )
+        first, *others = [study.metrics[name] for study in found]
+        cells = [(number(first), "")] + [(number(value), ratio(value, first)) for value in others]
+        rows.append({"name": name, "unit": unit, "definition": definition, "cells": cells})
     return rows
 
 
@@ -119,11 +113,14 @@ def number(value: float | None) -> str:
     """A metric in print: four significant digits, a dash where there is none."""
     if value is None or math.isnan(value):
         return "–"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    if abs(value) >= 1000 or float(value).is_integer():
+        return f"{value:,.0f}"
+    return f"{value:#.4g}".rstrip(".")
 
 
-def _ratio(value: float | None, first: float | None) -> str:
-    return "–" if value is None or not first else f"{value / first:.3f}"
+def ratio(value: float | None, first: float | None) -> str:
+    """What a metric is of the first run's, in print; empty where there is none."""
+    return "" if value is None or not first else f"×{value / first:.3f}"
 
 
 def _lines(value: Any, prefix: str = "") -> list[tuple[str, str]]:

@@ -1,0 +1,1 @@
+"""The command line: plain functions that print; `main` names them as commands."""

@@ -1,0 +1,153 @@
+"""Print runs: what there is, one in full, several side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fapool.analysis import summary
+from fapool.analysis.breakdown import PARTS
+from fapool.analysis.compare import side_by_side
+from fapool.analysis.metrics import DEFINITIONS
+from fapool.analysis.study import check_worth, studies, study
+from fapool.errors import FapoolError, StoreError
+from fapool.figures.report import number, ratio, write_report
+from fapool.store import Run, Store
+
+STATE_STYLES = {"finished": "green", "failed": "red", "interrupted": "red", "stopped": "yellow"}
+
+NARROW = {
+    "communication": "communi-\ncation",
+    "synchronization": "synchro-\nnization",
+    "management": "manage-\nment",
+}
+"""Heads that let a breakdown fit 80 columns."""
+
+
+def runs(store: Store, console: Console | None = None) -> None:
+    """List every run with its plan, state and check."""
+    console = console or Console()
+    found = store.runs()
+    if not found:
+        console.print(f"no runs under {store.root}", soft_wrap=True, markup=False)
+        return
+    table = _table(str(store.root))
+    table.add_column("run", overflow="fold")  # a name that is cut cannot be copied
+    for name in ("plan", "state", "check"):
+        table.add_column(name)
+    for run in found:
+        state = run.status.state
+        table.add_row(run.name, _plan(run), Text(state, STATE_STYLES.get(state, "")), _verdict(run))
+    console.print(table)
+
+
+def show(run: Run, console: Console | None = None) -> None:
+    """Print one run: state and check, then breakdown, and metrics if it may claim any.
+
+    A run that failed shows why, with its last lines, and no numbers.
+    """
+    console = console or Console()
+    status = run.status
+    style = STATE_STYLES.get(status.state, "")
+    console.print(Text.assemble((run.name, "bold"), " is ", (status.state, style)))
+    if status.reason:
+        who = f"rank {status.rank}: " if (status.rank or 0) >= 0 else ""
+        console.print(Text(f"{who}{status.reason}"), soft_wrap=True)
+    if status.log_tail:
+        console.print(Text(status.log_tail, "dim"), soft_wrap=True)
+    console.print(Text(f"check against one device: {_check(run)}"))
+    if status.state not in ("finished", "stopped"):
+        return
+    found = study(run)
+    for kind in found.parted.steps["kind"].unique():
+        console.print(_breakdown(summary.by_rank(found.parted, kind), kind))
+    if found.parted.unmatched:
+        lost = f"{found.parted.unmatched} of {found.parted.exchanges} exchanges lack a record"
+        console.print(Text(f"{lost}: their waits count as communication whole", "yellow"))
+    try:
+        check_worth(run)
+    except StoreError as error:
+        console.print(Text(f"no metrics: {error}", "red"), soft_wrap=True)
+    else:
+        console.print(_metrics({found.label: found.metrics}))
+
+
+def compare(
+    runs: Sequence[Run], *, report: Path | str | None = None, console: Console | None = None
+) -> pd.DataFrame:
+    """Print runs side by side with ratios to the first; write `report` (HTML) where it is named.
+
+    Raises:
+        StoreError: there is no run, one comes twice, did not finish, or was not correct.
+    """
+    console = console or Console()
+    found = studies(*runs)
+    table = side_by_side(found)
+    console.print(_metrics({study.label: study.metrics for study in found}))
+    if report is not None:
+        console.print(f"report: {write_report(runs, report)}", soft_wrap=True, markup=False)
+    return table
+
+
+def _breakdown(by_rank: pd.DataFrame, kind: str) -> Table:
+    table = _table(f"ms per {kind} step, mean of {by_rank['steps'].max()} steps")
+    table.add_column("rank", no_wrap=True)
+    for part in PARTS:
+        name = part.removesuffix("_ns")
+        table.add_column(NARROW.get(name, name), justify="right")
+    for name in ("= wall", "hidden"):
+        table.add_column(name, justify="right")
+    for row in by_rank.to_dict("records"):
+        parts = [row[part.replace("_ns", "_ms")] for part in PARTS]
+        shown, wall = summary.rounded(parts, row["wall_ms"])
+        cells = [f"{value:.3f}" for value in (*shown, wall, row["hidden_ms"])]
+        table.add_row(f"{row['rank']} ({row['role']})", *cells)
+    return table
+
+
+def _metrics(columns: dict[str, dict[str, float | None]]) -> Table:
+    """Values, each but the first run's with its ratio to the first; definitions beside one run."""
+    table = _table("metrics; × is the ratio to the first run" if len(columns) > 1 else "metrics")
+    table.add_column("metric", no_wrap=True)
+    table.add_column("unit", no_wrap=True)
+    for label in columns:
+        table.add_column(label, justify="right", overflow="fold")
+    if len(columns) == 1:
+        table.add_column("definition", style="dim")
+    for name, (unit, definition) in DEFINITIONS.items():
+        first, *others = [values[name] for values in columns.values()]
+        cells = [number(first), *(f"{number(value)} {ratio(value, first)}" for value in others)]
+        table.add_row(name, unit, *cells, *([] if others else [definition]))
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
+
+
+def _plan(run: Run) -> str:
+    try:
+        return str(run.spec.plan)
+    except (FapoolError, OSError):  # written by another version, or cut short
+        return "?"
+
+
+def _verdict(run: Run) -> str:
+    try:
+        return "passed" if run.correctness.get("passed") is True else "failed"
+    except StoreError:
+        return "not done"
+
+
+def _check(run: Run) -> str:
+    verdict = _verdict(run)
+    if verdict == "not done":
+        return verdict
+    check = run.correctness
+    return f"{verdict}, error {check.get('error')} (tolerance {check.get('tolerance')})"
