@@ -1,5 +1,7 @@
 """Offsets between clocks: exact on one host, bounded by the round trip between hosts."""
 
+import subprocess
+import sys
 import time
 
 import pytest
@@ -52,3 +54,28 @@ def test_rank_0_is_its_own_clock(one_rank):
     assert found.same_host
     assert found.uncertainty_ns == 0
     assert abs(found.unix_offset_ns - clock.unix_offset_ns()) < 50_000_000
+
+
+@pytest.mark.ranks
+def test_ranks_of_two_hosts_agree_within_their_uncertainty(tmp_path):
+    program = (
+        "import sys, torch.distributed as dist; from fapool.instrument import clock; "
+        "rank, store = int(sys.argv[1]), dist.FileStore(sys.argv[2], 2); "
+        "dist.init_process_group('gloo', store=store, rank=rank, world_size=2); "
+        "clock.clock_name = lambda: rank; "  # as on two hosts; in truth they share a clock
+        "found = clock.offset_to_rank0(); dist.destroy_process_group(); "
+        "print(found.unix_offset_ns, found.uncertainty_ns, found.same_host)"
+    )
+    command = [sys.executable, "-c", program]
+    ranks = [
+        subprocess.Popen([*command, str(rank), str(tmp_path / "store")], stdout=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    try:
+        said = [rank.communicate(timeout=90)[0].split() for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    (offset, uncertainty, same_host), (other, other_uncertainty, other_same_host) = said
+    assert (uncertainty, same_host, other_same_host) == (b"0", b"True", b"False")
+    assert abs(int(other) - int(offset)) <= int(other_uncertainty) < 10_000_000
