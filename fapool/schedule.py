@@ -8,7 +8,7 @@ wave is admitted meanwhile. A pure function of the requests: ranks agree without
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fapool.workload import Request
@@ -46,10 +46,39 @@ class Step:
         return sum(segment.length for segment in self.segments)
 
 
+Active = dict[int, tuple[Request, int]]  # id -> request, tokens generated so far
+
+
 def steps(requests: Sequence[Request], *, batch: int, chunk: int) -> Iterator[Step]:
     """Yield every step of the workload in order."""
+    return _walk(requests, batch, chunk, lambda active: 0)
+
+
+def landmarks(requests: Sequence[Request], *, batch: int, threshold: int) -> Iterator[Step]:
+    """The same work in few steps: each wave's prefill as one, and of the decode steps those in
+    which a request finishes or comes to have more than `threshold` tokens. At most three a
+    request, however long they are; indices count these steps.
+    """
+
+    def uneventful(active: Active) -> int:
+        until = (_until_event(request, done, threshold) for request, done in active.values())
+        return min(until)
+
+    chunk = sum(request.context for request in requests) or 1
+    return _walk(requests, batch, chunk, uneventful)
+
+
+def _until_event(request: Request, done: int, threshold: int) -> int:
+    crossing = threshold + 1 - (request.context + done)
+    finish = request.output - 1 - done
+    return min(crossing, finish) if crossing >= 0 else finish
+
+
+def _walk(
+    requests: Sequence[Request], batch: int, chunk: int, skip: Callable[[Active], int]
+) -> Iterator[Step]:
     waiting = list(reversed(requests))
-    active: dict[int, tuple[Request, int]] = {}  # id -> request, tokens generated so far
+    active: Active = {}
     index = 0
     while waiting or active:
         wave = tuple(waiting.pop() for _ in range(min(batch - len(active), len(waiting))))
@@ -58,6 +87,8 @@ def steps(requests: Sequence[Request], *, batch: int, chunk: int) -> Iterator[St
             index += 1
         active |= {request.id: (request, 1) for request in wave if request.output > 1}
         if active and not (len(active) < batch and waiting):
+            skipped = skip(active)
+            active = {id: (request, done + skipped) for id, (request, done) in active.items()}
             yield _decode(active, index)
             index += 1
             active = {

@@ -17,7 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from fapool.errors import SpecError
 from fapool.presets import MODELS
 
+LONGEST = 10_000_000
+"""Tokens past which a length is taken for a mistake."""
+
 Count = Annotated[int, Field(ge=1, strict=True)]
+Length = Annotated[int, Field(ge=1, le=LONGEST, strict=True)]
+Batch = Annotated[int, Field(ge=1, le=65_536, strict=True)]
 Backend = Literal["auto", "reference", "cpu", "aten", "cudnn", "flash_attn"]
 
 
@@ -61,9 +66,7 @@ class Model(Strict):
     @model_validator(mode="after")
     def _heads_group(self) -> Self:
         if self.heads % self.kv_heads:
-            raise SpecError(
-                "kv_heads", self.kv_heads, f"choose a divisor of heads = {self.heads}"
-            )
+            raise SpecError("kv_heads", self.kv_heads, f"choose a divisor of heads = {self.heads}")
         return self
 
     @property
@@ -124,9 +127,9 @@ class Workload(Strict):
     """`batch` equal requests, generated together."""
 
     kind: Literal["fixed"] = "fixed"
-    batch: Count = 1
-    context: Count
-    output: Count
+    batch: Batch = 1
+    context: Length
+    output: Length
 
     @property
     def length_scale(self) -> float:
@@ -139,16 +142,17 @@ class TraceWorkload(Strict):
 
     `path` is an Azure LLM inference CSV (ContextTokens, GeneratedTokens) or a Mooncake JSONL
     (input_length, output_length). Lengths are multiplied by `length_scale` (outputs by
-    `output_scale` where it is given) and rounded, at least one token each. Arrival times are not replayed: a slot takes the next request when it is free.
+    `output_scale` where it is given) and rounded, at least one token each. Arrival times are not
+    replayed: a slot takes the next request when it is free.
     """
 
     kind: Literal["trace"] = "trace"
     path: Path
     sample: Count
-    batch: Count = 4
+    batch: Batch = 4
     length_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
     output_scale: Annotated[float, Field(gt=0, le=1)] | None = None
-    max_output: Count | None = None
+    max_output: Length | None = None
     seed: int = 0
 
 
@@ -233,7 +237,9 @@ class RunSpec(Strict):
 
     def replace(self, **changes: Any) -> RunSpec:
         """A copy with top-level fields changed, validated anew."""
-        return RunSpec(**({name: getattr(self, name) for name in type(self).model_fields} | changes))
+        return RunSpec(
+            **({name: getattr(self, name) for name in type(self).model_fields} | changes)
+        )
 
 
 def parse(text: str) -> RunSpec:
@@ -272,9 +278,7 @@ def check_layout(model: Model, plan: Static | FAPool) -> None:
     field, tp = ("plan.tp", plan.tp) if isinstance(plan, Static) else ("plan.base", plan.base)
     for name in ("heads", "ffn"):
         if getattr(model, name) % tp:
-            raise SpecError(
-                field, tp, f"choose a divisor of model.{name} = {getattr(model, name)}"
-            )
+            raise SpecError(field, tp, f"choose a divisor of model.{name} = {getattr(model, name)}")
     if model.kv_heads % tp and tp % model.kv_heads:
         raise SpecError(
             field, tp, f"choose a divisor or a multiple of model.kv_heads = {model.kv_heads}"

@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 from fapool.errors import TraceFileError
-from fapool.spec import RunSpec, TraceWorkload, Workload
+from fapool.spec import LONGEST, RunSpec, TraceWorkload, Workload
 
-LONGEST = 10_000_000
-"""Tokens past which a length in a trace is taken for a mistake."""
-
-COLUMNS = {".csv": ("ContextTokens", "GeneratedTokens"), ".jsonl": ("input_length", "output_length")}
+COLUMNS = {
+    ".csv": ("ContextTokens", "GeneratedTokens"),
+    ".jsonl": ("input_length", "output_length"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,9 @@ def read_lengths(path: Path | str) -> pd.DataFrame:
     missing = [name for name in names if name not in table.columns]
     if missing:
         raise TraceFileError(
-            "workload.path", str(path), f"lacks {', '.join(missing)}; has {', '.join(table.columns)}"
+            "workload.path",
+            str(path),
+            f"lacks {', '.join(missing)}; has {', '.join(table.columns)}",
         )
     lengths = table[list(names)].set_axis(["context", "output"], axis=1)
     for column, least in (("context", 1), ("output", 0)):

@@ -13,7 +13,7 @@ from fapool import schedule
 from fapool.errors import SpecError
 from fapool.leases import LeaseBook
 from fapool.phases import Owner, Role
-from fapool.spec import FAPool, Model, RunSpec
+from fapool.spec import LONGEST, FAPool, Model, RunSpec
 from fapool.topology import Place, lease_width, local_blocks, place, pool_mesh
 from fapool.workload import Request, requests_of
 
@@ -55,7 +55,8 @@ def peak_blocks(spec: RunSpec, requests: list[Request]) -> dict[int, int]:
     by_id = {request.id: request for request in requests}
     contexts = {request.id: request.context for request in requests}
     ledger = _Ledger({}, {}, {})
-    for step in schedule.steps(requests, batch=spec.workload.batch, chunk=spec.prefill_chunk):
+    batch, threshold = spec.workload.batch, spec.threshold or LONGEST
+    for step in schedule.landmarks(requests, batch=batch, threshold=threshold):
         for segment, tokens in book.due(step, contexts):
             request = by_id[segment.request]
             lease = book.grant(request.id, tokens=tokens, promised=request.cached)
