@@ -32,8 +32,7 @@ class Control:
         Waiting counts as synchronization on a base rank. A pool rank that waits for work is idle.
         """
         if self._rank == 0:
-            for work in self._sent:
-                work.wait()
+            self.settle()
             self._word = torch.tensor([STOP if self._stop.exists() else GO])
             self._sent = [
                 dist.isend(self._word, other, group=self._group) for other in range(1, self._world)
@@ -50,8 +49,12 @@ class Control:
         return bool(word)
 
     def barrier(self) -> None:
-        """Wait for all ranks; what was sent is taken."""
+        """Wait for all ranks."""
+        self.settle()
+        dist.barrier(group=self._group)
+
+    def settle(self) -> None:
+        """Wait until what was sent is taken."""
         for work in self._sent:
             work.wait()
         self._sent = []
-        dist.barrier(group=self._group)

@@ -60,7 +60,11 @@ class Engine:
         after: OnStep = lambda step, totals: None,
         last_step: int | None = None,
     ) -> Played:
-        """Run every step (up to `last_step`) of the workload once; `repeat` < 0 is not kept."""
+        """Run every step (up to `last_step`) of the workload once; `repeat` < 0 is not kept.
+
+        On return no message is under way: a profiler that stops while gloo still moves one is
+        written to after its end, and the process dies later, anywhere.
+        """
         played = Played()
         steps = schedule.steps(requests, batch=spec.workload.batch, chunk=spec.prefill_chunk)
         self._control.barrier()
@@ -76,6 +80,8 @@ class Engine:
             totals = self._step(plan, step, played)
             after(step, totals)
             played.steps += 1
+        plan.settle()
+        self._control.settle()
         return played
 
     def _step(self, plan: Plan, step: Step, played: Played) -> StepTotals:

@@ -162,7 +162,7 @@ class Execution:
             self._place.world,
             self._recorder,
             begin,
-            first + wanted - begin,
+            first + wanted - begin + 1,  # it ends by `close`, when no message is under way
             {"fingerprint": self._spec.fingerprint, "plan": str(self._spec.plan)},
         )
         self._engine.play(

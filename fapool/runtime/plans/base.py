@@ -26,6 +26,9 @@ class Plan(Protocol):
     def end(self, step: Step) -> None:
         """Let go of the requests that finished with the step."""
 
+    def settle(self) -> None:
+        """Wait until no message of this rank is under way."""
+
     @property
     def leases(self) -> Mapping[int, Lease]:
         """Request -> lease, of those that are out, on whatever ranks."""

@@ -101,6 +101,10 @@ class FAPoolBase:
             if request in self._local.cache:
                 self._local.cache.free(request)
 
+    def settle(self) -> None:
+        """See `Plan.settle`."""
+        self._seat.transport.drain()
+
     @property
     def leases(self) -> Mapping[int, Lease]:
         """See `Plan.leases`."""

@@ -70,6 +70,10 @@ class FAPoolPool:
             if lease.request in self._cache:
                 self._cache.free(lease.request)
 
+    def settle(self) -> None:
+        """See `Plan.settle`."""
+        self._seat.transport.drain()
+
     @property
     def leases(self) -> Mapping[int, Lease]:
         """See `Plan.leases`."""

@@ -72,6 +72,10 @@ class StaticPlan:
         for request in step.finished:
             self._local.cache.free(request)
 
+    def settle(self) -> None:
+        """See `Plan.settle`."""
+        self._take_tokens({request for _, requests in self._coming for request in requests})
+
     @property
     def kv_tokens(self) -> int:
         """See `Plan.kv_tokens`."""
