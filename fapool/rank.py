@@ -64,6 +64,13 @@ def open_store(host: str = "127.0.0.1") -> tuple[str, int]:
     return host, _open[0].port
 
 
+def join_store(host: str, port: int, *, host_it: bool) -> tuple[str, int]:
+    """Host the rendezvous at a given address, once, if this process is to; (host, port)."""
+    if host_it and not any(held.port == port for held in _open):
+        _open[:] = [dist.TCPStore(host, port, is_master=True, wait_for_workers=False)]
+    return host, port
+
+
 def run(
     spec: RunSpec,
     *,
@@ -104,6 +111,7 @@ def _logged(folder: RunFolder, rank: int) -> Iterator[None]:
     LOG.addHandler(handler)
     LOG.setLevel(logging.INFO)
     faulthandler.enable(handler.stream)
+    folder.write_json(f"ranks/{rank}.born.json", {"host": socket.gethostname(), "pid": os.getpid()})
     LOG.info("rank %d, pid %d, host %s", rank, os.getpid(), socket.gethostname())
     try:
         yield

@@ -254,6 +254,8 @@ def parse(text: str) -> RunSpec:
         raise SpecError("spec", text[:80], f"not YAML or JSON: {error}") from None
     if not isinstance(values, dict):
         raise SpecError("spec", text[:80], "give a mapping with model, plan and workload")
+    if strange := [key for key in values if not isinstance(key, str)]:
+        raise SpecError("spec", strange[0], "no such field; fields have names")
     return RunSpec(**values)
 
 
@@ -267,6 +269,8 @@ def read(path: Path | str) -> RunSpec:
         return parse(Path(path).read_text())
     except OSError as error:
         raise SpecError("spec", str(path), f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SpecError("spec", str(path), "is not text; give a YAML or JSON file") from None
 
 
 def check_layout(model: Model, plan: Static | FAPool) -> None:

@@ -152,9 +152,8 @@ def check_ranks(spec: RunSpec, available: int) -> None:
     if plan.world <= available:
         return
     if isinstance(plan, FAPool) and plan.base < available:
-        raise SpecError(
-            "plan.pool", plan.pool, f"at most {available - plan.base} with {available} ranks at hand"
-        )
+        room = available - plan.base
+        raise SpecError("plan.pool", plan.pool, f"at most {room} with {available} ranks at hand")
     raise SpecError("plan", str(plan), f"takes {plan.world} ranks; {available} are at hand")
 
 

@@ -103,3 +103,23 @@ def _check_lengths(path: Path, values: pd.Series, least: int) -> None:
             values.iloc[row],
             f"lengths are whole numbers from {least} to {LONGEST}; mend or drop the row",
         )
+
+
+def write_synthetic(path: Path, *, rows: int = 2000, seed: int = 0) -> Path:
+    """Write lengths drawn from a log-normal law, in Azure's format; for where no trace is at hand.
+
+    Median 1500 and 14 % past 4096 tokens, about what Azure's coding trace of 2023 has; drawn,
+    not measured.
+    """
+    draw = np.random.default_rng(seed)
+    table = pd.DataFrame(
+        {
+            "TIMESTAMP": pd.date_range("2023-11-16 18:17:03", periods=rows, freq="250ms"),
+            "ContextTokens": np.clip(draw.lognormal(np.log(1500), 0.93, rows), 1, 32768).astype(
+                int
+            ),
+            "GeneratedTokens": np.clip(draw.lognormal(np.log(20), 1.0, rows), 1, 2048).astype(int),
+        }
+    )
+    table.to_csv(path, index=False)
+    return path

@@ -97,7 +97,11 @@ def _read(events: pd.DataFrame) -> _Spans:
 
 
 def _participants(channel: str) -> tuple[int, frozenset[int]]:
-    """(sender or -1, ranks) of a channel; nobody for a name that is no channel's."""
+    """(sender or -1, ranks) of a channel; nobody for a name that is no channel's.
+
+    A transport of its own has its name behind a colon: "3>0:tokens".
+    """
+    channel = channel.partition(":")[0]
     try:
         if ">" in channel:
             sender, receiver = map(int, channel.split(">"))

@@ -18,7 +18,7 @@ from fapool.analysis.metrics import DEFINITIONS
 from fapool.analysis.study import check_worth, studies, study
 from fapool.errors import FapoolError, StoreError
 from fapool.figures.report import number, ratio, write_report
-from fapool.store import Run, Store
+from fapool.store import PARTIAL, Run, Store
 
 STATE_STYLES = {"finished": "green", "failed": "red", "interrupted": "red", "stopped": "yellow"}
 
@@ -43,7 +43,8 @@ def runs(store: Store, console: Console | None = None) -> None:
         table.add_column(name)
     for run in found:
         state = run.status.state
-        table.add_row(run.name, _plan(run), Text(state, STATE_STYLES.get(state, "")), _verdict(run))
+        name = run.name.removesuffix(PARTIAL)  # by which it opens, too
+        table.add_row(name, _plan(run), Text(state, STATE_STYLES.get(state, "")), _verdict(run))
     console.print(table)
 
 

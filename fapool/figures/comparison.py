@@ -19,22 +19,28 @@ FILL, EDGE = "#8fa8bf", "#2b3a48"
 
 
 def tpot_distribution(requests: Mapping[str, pd.DataFrame], *, title: str) -> Figure:
-    """TPOT of every request as points over a box (quartiles; whiskers at 1.5 times their range).
+    """TPOT of every request as a point; over them the median, quartiles and 5th to 95th percentile.
 
     `requests`: label of a run -> `analysis.metrics.per_request`.
     """
     rows = pd.concat(
         [table.assign(run=label) for label, table in requests.items()], ignore_index=True
     ).dropna(subset="tpot_ms")
-    figure, (axes,) = blank(height_in=1.3 + 0.5 * len(requests))
+    figure, (axes,) = blank(height_in=1.4 + 0.5 * len(requests))
     order = list(requests)
-    places = {"data": rows, "x": "tpot_ms", "y": "run", "order": order, "ax": axes}
-    if len(rows):
-        box = {"facecolor": FILL, "alpha": 0.55}
-        sns.boxplot(**places, width=0.5, showfliers=False, boxprops=box, color=EDGE, linewidth=1)
-        sns.stripplot(**places, color=EDGE, size=3.5, alpha=0.7, jitter=0.14)
+    sns.stripplot(
+        data=rows, x="tpot_ms", y="run", order=order, ax=axes, color=FILL, size=4.5, jitter=0.2
+    )
+    marks = rows.groupby("run")["tpot_ms"].quantile([0.05, 0.25, 0.5, 0.75, 0.95]).unstack()
+    marks = marks.reindex(order)
+    places = range(len(order))
+    axes.hlines(places, marks[0.05], marks[0.95], color=EDGE, lw=1.2, zorder=3)
+    axes.hlines(places, marks[0.25], marks[0.75], color=EDGE, lw=4, zorder=3)
+    axes.plot(marks[0.5], places, "D", color="white", mec=EDGE, ms=6, zorder=4)
     axes.set_xlim(left=0)
-    axes.set(xlabel="TPOT of a request, ms", ylabel="")
+    axes.set_ylim(len(order) - 0.5, -0.5)
+    xlabel = "TPOT of a request, ms (diamond: median; lines: quartiles, 5th to 95th percentile)"
+    axes.set(xlabel=xlabel, ylabel="")
     head(axes, title)
     return figure
 

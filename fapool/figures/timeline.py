@@ -35,7 +35,7 @@ def step_timeline(spans: pd.DataFrame, *, title: str) -> Figure:
     _label(axes, spans, row_of, length)
     names = [rank_name(rank, role) for rank, role in ranks.itertuples(index=False)]
     axes.set_yticks(ranks.index, names)
-    axes.set_ylim(len(ranks) - 0.5, -0.5)
+    axes.set_ylim(max(len(ranks), 1) - 0.5, -0.5)
     axes.set_xlim(0, length)
     axes.set_xlabel("µs since the first rank began the step")
     head(axes, title)

@@ -37,6 +37,10 @@ class Recorder:
     `unix_offset_ns` is added to `clock` to give Unix time on rank 0's clock. Settable at any time:
     `enabled` (False: spans cost and record nothing) and `profiling` (True: spans also appear in
     the trace that torch.profiler takes).
+
+    Measured, in microseconds per span: off 0.3. Recorded by the host clock 0.8, and 0.25 more when
+    its step ends; with an NVTX tool listening 0.2 more. By CUDA events, on the host of an H200,
+    5.5, and 2.5 more when its step ends; the device is not delayed. Profiling adds 1 to 2.
     """
 
     def __init__(
@@ -56,8 +60,9 @@ class Recorder:
         self.events = EventPool(device) if device.type == "cuda" else None
         self.host_spans: list = []  # of the step that is open
         self.device_spans: list = []
-        self._anchor: torch.cuda.Event | None = None  # on the device, where the step began
+        self._anchor: torch.cuda.Event | None = None  # on the device, as the step began
         self._repeat: int | None = None
+        self._anchor_ns = 0  # the host's time there
         self._start = 0
         self._steps: list[tuple] = []
         self._spans: list[list] = []  # of each of these steps
@@ -92,7 +97,8 @@ class Recorder:
         """
         self._drop_open_spans()
         self._repeat = repeat
-        self._start = self._mark()
+        self._start = self.clock()
+        self._set_anchor()
 
     def end_step(
         self, *, step: int, kind: str, requests: int, tokens: int, leased: int, kv_tokens: int
@@ -103,12 +109,11 @@ class Recorder:
         of `fapool.phases.STEPS`. Where spans are disabled all of the step counts as idle.
         """
         assert self._repeat is not None, "begin() comes before end_step()"
-        start, anchor, self._anchor = self._start, self._anchor, None
-        self._start = end = self._mark()
+        start, end = self._start, self.clock()
         spans, self.host_spans = self.host_spans, []
-        if anchor is not None:
-            spans += self._read_device_spans(anchor, start, end)
-            self.events.give(anchor)
+        spans += self._read_device_spans(start, end)
+        self._start = end
+        self._set_anchor()
         if self._repeat >= 0:
             method = (CUDA_EVENTS if self.events else HOST_CLOCK) if self.enabled else NO_SPANS
             unix = self.unix_offset_ns
@@ -134,21 +139,33 @@ class Recorder:
             events[name] = [value for value, spans in rows for _ in spans]
         return events, steps
 
-    def _mark(self) -> int:
-        """The time now, and on CUDA an event at it."""
-        now = self.clock()
-        if self.events is not None:
-            self._anchor = self.events.record()
-        return now
+    def _set_anchor(self) -> None:
+        """Tie the device's clock to the host's, on an idle stream.
 
-    def _read_device_spans(self, anchor: torch.cuda.Event, start: int, end: int) -> list:
-        def read(event: torch.cuda.Event) -> int:
-            time_ns = start + round(anchor.elapsed_time(event) * 1e6)
-            self.events.give(event)
-            return min(max(time_ns, start), end)
+        Only after the last step was read: while an event is pending, reading others takes three
+        times as long.
+        """
+        if self.events is None:
+            return
+        if self._anchor is not None:
+            self.events.give(self._anchor)
+        self._anchor_ns = self.clock()
+        self._anchor = self.events.record()
 
+    def _read_device_spans(self, start: int, end: int) -> list:
         spans, self.device_spans = self.device_spans, []
-        return [(labels, read(first), read(last)) for labels, first, last in spans]
+        if not spans:
+            return []
+        anchor, anchor_ns, events = self._anchor, self._anchor_ns, self.events
+        assert anchor is not None and events is not None
+        timed = []
+        for labels, first, last in spans:
+            first_ns = anchor_ns + round(anchor.elapsed_time(first) * 1e6)
+            last_ns = anchor_ns + round(anchor.elapsed_time(last) * 1e6)
+            timed.append((labels, max(min(first_ns, end), start), max(min(last_ns, end), start)))
+            events.give(first)
+            events.give(last)
+        return timed
 
     def _drop_open_spans(self) -> None:
         self.host_spans = []

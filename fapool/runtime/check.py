@@ -82,4 +82,3 @@ def compare(
         "threshold": spec.threshold,
         "reference": f"one {device.type} device, fp64, whole sequences",
     }
-

@@ -107,7 +107,9 @@ class Execution:
         for repeat in range(self._spec.repeats):
             self._live.stage("running")
             plan = self._plan()
-            played = self._play(plan, self._spec, self._requests, repeat, self._measured(plan, repeat))
+            played = self._play(
+                plan, self._spec, self._requests, repeat, self._measured(plan, repeat)
+            )
             self._timings.append((repeat, played))
             if played.stopped:
                 return self._finish("stopped")
@@ -223,7 +225,9 @@ class Execution:
             "backends": {"prefill": backends.prefill.name, "decode": backends.decode.name},
             "clock_uncertainty_ns": clock.uncertainty_ns,
             "same_host_as_rank_0": clock.same_host,
-            "forecast_bytes": {k.value: v for k, v in footprint(self._spec)[self._place.rank].items()},
+            "forecast_bytes": {
+                k.value: v for k, v in footprint(self._spec)[self._place.rank].items()
+            },
         }
 
     def _join(self) -> None:

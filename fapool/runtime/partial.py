@@ -31,7 +31,9 @@ def lse_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def empty(tokens: int, heads: int, dim: int, *, dtype: torch.dtype, device: torch.device) -> Partial:
+def empty(
+    tokens: int, heads: int, dim: int, *, dtype: torch.dtype, device: torch.device
+) -> Partial:
     """The identity: attention over no key at all."""
     return Partial(
         torch.zeros(tokens, heads, dim, dtype=dtype, device=device),

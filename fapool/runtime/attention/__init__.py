@@ -39,9 +39,7 @@ class Backends:
     decode: Backend
 
 
-def choose(
-    name: str, *, device: torch.device, dtype: torch.dtype, head_dim: int
-) -> Backends:
+def choose(name: str, *, device: torch.device, dtype: torch.dtype, head_dim: int) -> Backends:
     """The backend called `name` for everything, or the best for each phase if it is `auto`.
 
     Raises:

@@ -54,6 +54,4 @@ def over(backend: Backend, q: Tensor, view: KVView) -> Partial:
 
 
 def _flat(out: Tensor, lse: Tensor) -> Partial:
-    return Partial(
-        out.flatten(0, 1), lse.transpose(1, 2).flatten(0, 1).to(lse_dtype(out.dtype))
-    )
+    return Partial(out.flatten(0, 1), lse.transpose(1, 2).flatten(0, 1).to(lse_dtype(out.dtype)))

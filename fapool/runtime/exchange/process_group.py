@@ -64,9 +64,7 @@ class ProcessGroupTransport:
         """See `Transport.receive`."""
         tensor = torch.empty(shape, dtype=like.dtype, device=like.device)
         labels = self._labels(source, self._rank, tensor, phase, layer)
-        return Posted(
-            dist.irecv(tensor, source, group=self._group), tensor, labels, self._span
-        )
+        return Posted(dist.irecv(tensor, source, group=self._group), tensor, labels, self._span)
 
     def drain(self) -> None:
         """See `Transport.drain`."""

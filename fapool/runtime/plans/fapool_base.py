@@ -64,9 +64,7 @@ class FAPoolBase:
         self._decoder = seat.decoder()
         self._local = LocalAttention(seat.cache(spec, list(requests)), seat.backends, seat.span)
         self._blocks = {request.id: base_blocks(spec, request) for request in requests}
-        self._tokens = Tokens(
-            requests, vocab=spec.model.vocab, seed=spec.seed, device=seat.device
-        )
+        self._tokens = Tokens(requests, vocab=spec.model.vocab, seed=spec.seed, device=seat.device)
         self._lending = Lending(spec, requests, seat.span)
         sent = kv_senders(spec.model, spec.plan)[seat.place.rank]
         first = seat.place.kv_heads.start

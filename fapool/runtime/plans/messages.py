@@ -1,8 +1,8 @@
 """How queries, keys and partials are laid out in a message; flat, in the model's dtype.
 
-    query message     [q  nA x H x D][k  nS x K x D][v  nS x K x D]      base -> pool
-    partial message   [out nA x H x D][lse nA x H, fp32 seen as dtype]   pool -> base
-    moved keys        [k  L x n x K x D][v  L x n x K x D]               base -> pool, once a lease
+query message     [q  nA x H x D][k  nS x K x D][v  nS x K x D]      base -> pool
+partial message   [out nA x H x D][lse nA x H, fp32 seen as dtype]   pool -> base
+moved keys        [k  L x n x K x D][v  L x n x K x D]               base -> pool, once a lease
 """
 
 from __future__ import annotations

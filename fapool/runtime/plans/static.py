@@ -38,9 +38,7 @@ class StaticPlan:
         self._decoder = seat.decoder()
         self._local = LocalAttention(seat.cache(spec, list(requests)), seat.backends, seat.span)
         self._blocks = {request.id: base_blocks(spec, request) for request in requests}
-        self._tokens = Tokens(
-            requests, vocab=spec.model.vocab, seed=spec.seed, device=seat.device
-        )
+        self._tokens = Tokens(requests, vocab=spec.model.vocab, seed=spec.seed, device=seat.device)
         self._coming: deque[tuple[Ticket, list[int]]] = deque()  # tokens on their way back
         self._parts = spec.plan.micro_batches or spec.plan.pp
         self._first_peer = self._place.rank % spec.plan.tp
@@ -103,9 +101,7 @@ class StaticPlan:
             return self._decoder.embed(self._tokens.inputs(batch))
         shape = (batch.tokens, self._seat.spec.model.hidden)
         like = self._seat.weights.layers[self._place.layers.start].norm_ffn
-        ticket = self._seat.transport.receive(
-            shape, like, self._place.previous, Phase.WAIT_HIDDEN
-        )
+        ticket = self._seat.transport.receive(shape, like, self._place.previous, Phase.WAIT_HIDDEN)
         return ticket.wait()
 
     def _leave(self, batch: Batch, x: Tensor) -> list[tuple[list[int], Tensor]]:

@@ -1,0 +1,5 @@
+"""`python -m fapool`."""
+
+from fapool.cli.main import main
+
+main()

@@ -1,0 +1,112 @@
+"""`python -m fapool demo`: the workbench's work, unattended, on CPU ranks of this machine."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from fapool.cli.show import compare, show
+from fapool.cluster import Execution, Ranks
+from fapool.phases import Category
+from fapool.spec import Capture, FAPool, RunSpec, Static, TraceWorkload
+from fapool.store import Run, Store
+from fapool.workload import write_synthetic
+
+SCALE = 1 / 16
+"""Lengths and the threshold shrink by this, so that a CPU gets through them."""
+
+THRESHOLD = 4096
+"""Tokens, as published: the paper's threshold (section 4.3)."""
+
+
+def demo_specs(trace: Path, ranks: int) -> list[RunSpec]:
+    """FA Pool and three static layouts over the same sampled requests."""
+    work = TraceWorkload(
+        path=trace.absolute(),
+        sample=32,
+        batch=4,
+        length_scale=SCALE,
+        output_scale=1.0,
+        max_output=16,
+        seed=7,
+    )
+    plans = (
+        FAPool(base=1, pool=ranks - 1, threshold=THRESHOLD),
+        Static(tp=4, pp=1),
+        Static(tp=2, pp=2),
+        Static(tp=1, pp=2),
+    )
+    return [
+        RunSpec(
+            name="demo",
+            model="cpu",
+            plan=plan,
+            workload=work,
+            device="cpu",
+            block=16,
+            prefill_chunk=256,
+            warmup=0,
+            capture=Capture(profile_steps=3),
+        )
+        for plan in plans
+    ]
+
+
+def demo(store: Store, *, trace: Path | None, ranks: int, console: Console | None = None) -> None:
+    """Run, show and compare the layouts; names the run folders and writes `report.html`.
+
+    Raises:
+        SpecError: the trace cannot be read; nothing was started.
+        RankFailed: a rank died; its run's folder says so.
+    """
+    console = console or Console()
+    started = time.monotonic()
+    store.root.mkdir(parents=True, exist_ok=True)
+    if trace is None:
+        trace = write_synthetic(store.root / "demo-lengths.csv")
+        console.print(f"no trace given: drew lengths into {trace}", soft_wrap=True)
+    specs = demo_specs(trace, ranks)
+    with console.status("starting ranks") as status:
+        warm = Ranks.start(ranks, on_progress=status.update)
+    with warm:
+        for spec in specs:
+            warm.check(spec)
+        runs = [_watch(warm.run(spec, store), console) for spec in specs]
+    show(runs[0], console)
+    compare(runs, report=store.root / "report.html", console=console)
+    for run in runs:
+        console.print(f"{run.spec.plan}: {run.path}", soft_wrap=True)
+    console.print(f"{time.monotonic() - started:.0f} s in all")
+
+
+def _watch(execution: Execution, console: Console) -> Run:
+    """Show a run's samples until it has ended."""
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+        while not execution.done:
+            live.update(_table(execution))
+            time.sleep(0.25)
+    run = execution.wait()
+    console.print(f"{run.spec.plan} {run.status.state}, check error {run.correctness['error']:.1e}")
+    return run
+
+
+def _table(execution: Execution) -> Table:
+    table = Table(title=f"{execution.spec.plan}: share of wall time so far, %")
+    table.add_column("rank")
+    for name in ("stage", "step", *Category, "KV, MiB", "TPOT, ms"):
+        table.add_column(name, justify="right")
+    for rank, sample in sorted(execution.samples().items()):
+        shares = [100 * sample.category_ns[c] / max(1, sample.wall_ns) for c in Category]
+        table.add_row(
+            f"{rank} {sample.role}",
+            sample.stage,
+            f"{sample.step}/{sample.steps}",
+            *(f"{share:.1f}" for share in shares),
+            f"{sample.memory_bytes.get('kv_used', 0) / 2**20:.2f}",
+            f"{sample.tpot_ms:.1f}" if sample.tpot_ms else "",
+        )
+    return table

@@ -1,0 +1,90 @@
+"""The commands of `python -m fapool`; a user's mistake ends in one line and exit status 2."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fapool.errors import FapoolError
+from fapool.spec import RunSpec
+from fapool.store import Store
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="When does it pay to lend extra GPUs to attention?",
+)
+
+Root = Annotated[
+    Path | None, typer.Option("--store", help="folder of runs; else $FAPOOL_PROFILES, profiles/")
+]
+
+
+@app.command()
+def run(spec: Path, store: Root = None) -> None:
+    """Run a spec (YAML or JSON): `torchrun --nproc-per-node N -m fapool run spec.yaml`."""
+    from fapool.cli.run import run_here  # loads torch: only this command needs it
+
+    run_here(spec, Store(store))
+
+
+@app.command()
+def demo(
+    trace: Annotated[
+        Path | None, typer.Option(help="request lengths: Azure .csv or Mooncake .jsonl")
+    ] = None,
+    ranks: Annotated[int, typer.Option(min=4, help="CPU ranks to start")] = 4,
+    store: Root = None,
+) -> None:
+    """FA Pool against static layouts on CPU ranks, for request lengths of a trace."""
+    from fapool.cli.demo import demo as run_demo
+
+    run_demo(Store(store), trace=trace, ranks=ranks)
+
+
+@app.command()
+def runs(store: Root = None) -> None:
+    """List the runs in the store."""
+    from fapool.cli import show as shows
+
+    shows.runs(Store(store))
+
+
+@app.command()
+def show(name: str, store: Root = None) -> None:
+    """Print one run's breakdown and metrics."""
+    from fapool.cli import show as shows
+
+    shows.show(Store(store).open(name))
+
+
+@app.command()
+def compare(
+    names: list[str],
+    report: Annotated[Path | None, typer.Option(help="write report.html here")] = None,
+    store: Root = None,
+) -> None:
+    """Print runs side by side, with ratios to the first."""
+    from fapool.cli import show as shows
+
+    shows.compare([Store(store).open(name) for name in names], report=report)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a spec: every field, its type and its limits."""
+    typer.echo(json.dumps(RunSpec.model_json_schema(), indent=2))
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except FapoolError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

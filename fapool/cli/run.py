@@ -1,0 +1,116 @@
+"""`python -m fapool run`: one process of `torchrun`, or the only one."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+import psutil
+from torch import distributed as dist
+
+from fapool import rank as rank_side
+from fapool import spec as specs
+from fapool.errors import SpecError
+from fapool.forecast.memory import check_fits
+from fapool.spec import RunSpec
+from fapool.store import RunFolder, Store
+from fapool.topology import check_ranks
+
+NOTES_S = 2.0
+"""How long rank 0 waits for word of the rank that failed first."""
+
+
+def run_here(path: Path, store: Store) -> None:
+    """Run the spec in `path` as this process's rank; rank 0 owns the folder and prints its path.
+
+    Raises:
+        SpecError: the spec is wrong, or these ranks cannot run it; nothing was started.
+    """
+    spec = specs.read(path)
+    if "RANK" not in os.environ and spec.plan.world > 1:
+        raise SpecError(
+            "plan", str(spec.plan), f"takes {spec.plan.world} ranks: start them by "
+            f"`torchrun --nproc-per-node {spec.plan.world} -m fapool run {path}`"
+        )  # fmt: skip
+    run_spec(spec, store)
+
+
+def run_spec(spec: RunSpec, store: Store) -> Path | None:
+    """Run `spec` on the ranks that torchrun started; the run's path on rank 0, None elsewhere.
+
+    Ranks beyond the plan's return at once. Collective over the plan's ranks.
+    """
+    rank, available = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    check_ranks(spec, available)
+    capacity = rank_side.describe(rank)["capacity_bytes"]
+    check_fits(spec, [capacity] * spec.plan.world)
+    if rank >= spec.plan.world:
+        return None
+    address = _rendezvous(rank)
+    folder = _share_folder(spec, store, rank, address)
+    try:
+        outcome = rank_side.run(spec, rank=rank, store=address, folder=folder.path)
+    except BaseException as error:
+        if rank == 0:
+            _close_failed(spec, folder, error)
+        raise
+    if rank != 0:
+        return None
+    run = folder.finish(outcome)
+    print(f"{run.status.state}: {run.path}", flush=True)
+    return run.path
+
+
+def _rendezvous(rank: int) -> tuple[str, int]:
+    """Where the ranks meet: torchrun's own store if it keeps one, else rank 0's."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    if "MASTER_ADDR" in os.environ:
+        return rank_side.join_store(
+            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), host_it=rank == 0
+        )
+    return rank_side.open_store()
+
+
+_shared = [0]  # runs whose folder this process has shared: the key differs from run to run
+
+
+def _share_folder(spec: RunSpec, store: Store, rank: int, address: tuple[str, int]) -> RunFolder:
+    """Rank 0 makes the folder; the others learn its path."""
+    meeting = dist.TCPStore(*address, is_master=False, timeout=rank_side.PATIENCE)
+    key = f"fapool/folder/{_shared[0]}"
+    _shared[0] += 1
+    if rank == 0:
+        folder = store.create(spec)
+        meeting.set(key, str(folder.path))
+        return folder
+    return RunFolder(meeting.get(key).decode())
+
+
+def _close_failed(spec: RunSpec, folder: RunFolder, error: BaseException) -> None:
+    """Close the folder as failed, naming the rank that was killed or the first that raised."""
+    time.sleep(NOTES_S)
+    rank, reason = folder.first_failure() or (0, f"{type(error).__name__}: {error}")
+    for other in range(spec.plan.world):
+        if _was_killed(folder, other):
+            rank, reason = other, "was killed"
+    run = folder.fail(rank=rank, reason=reason, log_tail=folder.log_tail(rank))
+    print(f"failed: rank {rank} {reason}\n{run.path}", file=sys.stderr, flush=True)
+
+
+def _was_killed(folder: RunFolder, rank: int) -> bool:
+    """Whether a rank of this host is gone without a word."""
+    born = folder.path / f"ranks/{rank}.born.json"
+    if not born.exists() or (folder.path / f"ranks/{rank}.failure.json").exists():
+        return False
+    who = json.loads(born.read_bytes())
+    if who["host"] != socket.gethostname():
+        return False
+    try:
+        return psutil.Process(who["pid"]).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
