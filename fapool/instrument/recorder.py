@@ -38,9 +38,9 @@ class Recorder:
     `enabled` (False: spans cost and record nothing) and `profiling` (True: spans also appear in
     the trace that torch.profiler takes).
 
-    Measured, in microseconds per span: off 0.3. Recorded by the host clock 0.8, and 0.25 more when
-    its step ends; with an NVTX tool listening 0.2 more. By CUDA events, on the host of an H200,
-    5.5, and 2.5 more when its step ends; the device is not delayed. Profiling adds 1 to 2.
+    Measured, in microseconds per span: off 0.3. Recorded by the host's clock 0.8, and 0.25 more
+    when its step ends; while torch's profiler runs 3 more. By CUDA events, on the slower of two
+    hosts of an H200 (off 0.6 there), 8, and 6 more when its step ends.
     """
 
     def __init__(
