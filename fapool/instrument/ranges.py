@@ -22,7 +22,7 @@ COLORS = {
     Category.COMMUNICATION: "blue",
     Category.SYNCHRONIZATION: "orange",
     Category.MANAGEMENT: "purple",
-    Category.IDLE: "grey",
+    Category.IDLE: "white",
 }
 
 Labels = tuple[str, int, int, str, int, int]
@@ -58,7 +58,7 @@ class NvtxRanges:
         if len(self._attributes) >= MAX_CACHED:  # payloads of all sizes: do not grow for ever
             self._attributes.clear()
         category = CATEGORY[phase]
-        built = self._domain.get_event_attributes(phase, COLORS[category], category, payload)
+        built = self._domain.get_event_attributes(phase, COLORS[category], category.value, payload)
         self._attributes[phase, payload] = built
         return built
 
