@@ -39,8 +39,8 @@ class Recorder:
     the trace that torch.profiler takes).
 
     Measured, in microseconds per span: off 0.3. Recorded by the host's clock 0.8, and 0.25 more
-    when its step ends; 0.5 more under an NVTX tool, 3 more while torch's profiler runs. By CUDA events, on the slower of two
-    hosts of an H200 (off 0.6 there), 8, and 6 more when its step ends.
+    when its step ends; 0.5 more under an NVTX tool, 3 more while torch's profiler runs. By CUDA
+    events, on the slower of two hosts of an H200 (off 0.6 there), 8, and 6 more when its step ends.
     """
 
     def __init__(
