@@ -68,12 +68,15 @@ def read_lengths(path: Path | str) -> pd.DataFrame:
         raise TraceFileError(
             "workload.path",
             str(path),
-            f"lacks {', '.join(missing)}; has {', '.join(table.columns)}",
+            f"lacks {', '.join(missing)}; has {', '.join(map(str, table.columns))}",
         )
     lengths = table[list(names)].set_axis(["context", "output"], axis=1)
-    for column, least in (("context", 1), ("output", 0)):
-        _check_lengths(path, lengths[column], least)
-    return lengths.astype(np.int64)
+    return pd.DataFrame(
+        {
+            column: _whole_numbers(path, lengths[column], least)
+            for column, least in (("context", 1), ("output", 0))
+        }
+    )
 
 
 def sample(lengths: pd.DataFrame, work: TraceWorkload) -> np.ndarray:
@@ -93,8 +96,9 @@ def sample(lengths: pd.DataFrame, work: TraceWorkload) -> np.ndarray:
     return scaled
 
 
-def _check_lengths(path: Path, values: pd.Series, least: int) -> None:
-    numbers = pd.to_numeric(values, errors="coerce")
+def _whole_numbers(path: Path, values: pd.Series, least: int) -> pd.Series:
+    plain = values.where(values.map(lambda value: isinstance(value, int | float | str)))
+    numbers = pd.to_numeric(plain, errors="coerce")
     good = numbers.between(least, LONGEST) & (numbers % 1 == 0)
     if not good.all():
         row = int(np.argmin(good.to_numpy()))
@@ -103,6 +107,7 @@ def _check_lengths(path: Path, values: pd.Series, least: int) -> None:
             values.iloc[row],
             f"lengths are whole numbers from {least} to {LONGEST}; mend or drop the row",
         )
+    return numbers.astype(np.int64)
 
 
 def write_synthetic(path: Path, *, rows: int = 2000, seed: int = 0) -> Path:
