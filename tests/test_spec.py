@@ -1,0 +1,218 @@
+"""What a spec accepts, what it refuses and how, and that it survives a round trip."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fapool import spec as specs
+from fapool.errors import SpecError
+from fapool.presets import MODELS
+from fapool.spec import Capture, FAPool, Model, RunSpec, Static, TraceWorkload, Workload, parse
+
+
+def fields(**changes) -> dict:
+    values = {
+        "model": "tiny",
+        "plan": {"kind": "fapool", "base": 2, "pool": 2, "threshold": 64},
+        "workload": {"batch": 2, "context": 96, "output": 4},
+        "block": 16,
+        "prefill_chunk": 64,
+    }
+    return values | changes
+
+
+PLANS = st.one_of(
+    st.builds(Static, tp=st.sampled_from([1, 2, 4]), pp=st.integers(1, 2)),
+    st.builds(FAPool, base=st.sampled_from([1, 2]), pool=st.integers(0, 6)),
+)
+WORKLOADS = st.one_of(
+    st.builds(Workload, batch=st.integers(1, 64), context=st.integers(1, 10**7), output=st.just(3)),
+    st.builds(
+        TraceWorkload,
+        path=st.just(Path("traces/a trace.csv")),
+        sample=st.integers(1, 99),
+        output_scale=st.one_of(st.none(), st.floats(0.01, 1)),
+    ),
+)
+SPECS = st.builds(
+    RunSpec,
+    name=st.from_regex(r"[A-Za-z0-9._-]{0,60}", fullmatch=True),
+    model=st.sampled_from(sorted(MODELS)),
+    plan=PLANS,
+    workload=WORKLOADS,
+    backend=st.sampled_from(["auto", "reference", "cpu", "flash_attn"]),
+    seed=st.integers(-(2**63), 2**63),
+    capture=st.builds(Capture, live_hz=st.floats(0.1, 20), profile_steps=st.integers(0, 9)),
+)
+
+
+@given(SPECS)
+def test_json_and_yaml_read_back_to_an_equal_spec(spec):
+    for text in (spec.to_json(), spec.to_yaml()):
+        again = parse(text)
+        assert again == spec
+        assert again.fingerprint == spec.fingerprint
+
+
+def test_a_file_reads_back_to_an_equal_spec(tmp_path):
+    spec = RunSpec(**fields())
+    (tmp_path / "spec.yaml").write_text(spec.to_yaml())
+    assert specs.read(tmp_path / "spec.yaml") == spec
+
+
+def test_the_fingerprint_is_the_same_in_another_process():
+    program = f"from fapool.spec import RunSpec; print(RunSpec(**{fields()!r}).fingerprint)"
+    environment = os.environ | {"PYTHONHASHSEED": "7"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.strip() == RunSpec(**fields()).fingerprint
+
+
+def test_the_fingerprint_names_what_is_run_and_not_what_it_is_called():
+    spec = RunSpec(**fields())
+    assert spec.replace(name="other").fingerprint == spec.fingerprint
+    prints = {spec.replace(**change).fingerprint for change in ({"seed": 1}, {"repeats": 2})}
+    assert len(prints | {spec.fingerprint}) == 3
+    by_sizes = RunSpec(**fields(model=Model(name="tiny", **MODELS["tiny"])))
+    assert by_sizes.fingerprint == spec.fingerprint
+
+
+def test_names_and_mappings_stand_for_their_parts():
+    spec = RunSpec(**fields(plan={"tp": 2}))
+    assert spec.model == Model.preset("tiny")
+    assert spec.plan == Static(tp=2)
+    assert spec.workload == Workload(batch=2, context=96, output=4)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_preset_is_a_model(name):
+    assert Model.preset(name, layers=1).layers == 1
+
+
+def test_the_paper_model_holds_what_its_table_says():
+    model = Model.preset("paper-4l")
+    assert model.kv_bytes_per_token == 2 * 4 * 4096 * 2
+
+
+def test_a_threshold_shrinks_with_the_lengths(tmp_path):
+    work = {"kind": "trace", "path": tmp_path / "t.csv", "sample": 4, "length_scale": 0.03}
+    plan = {"kind": "fapool", "pool": 1, "threshold": 4096}
+    assert RunSpec(**fields(plan=plan, workload=work)).threshold == round(4096 * 0.03)
+    assert RunSpec(**fields(plan={"tp": 1})).threshold is None
+
+
+def test_a_spec_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        RunSpec(**fields()).seed = 2
+
+
+SMALL = {"context": 96, "output": 4}
+ODD = MODELS["tiny"] | {"heads": 6, "kv_heads": 4}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"colour": "red"}, "colour"),
+        ({"workload": SMALL | {"colour": "red"}}, "workload.colour"),
+        ({"plan": {"kind": "fapool", "size": 3}}, "plan.size"),
+        ({"plan": {"kind": "ring"}}, "plan"),
+        ({"plan": {"tp": 3}}, "plan.tp"),
+        ({"plan": {"tp": 16}}, "plan.tp"),
+        ({"plan": {"pp": 3}}, "plan.pp"),
+        ({"plan": {"kind": "fapool", "base": 3}}, "plan.base"),
+        ({"plan": {"tp": 0}}, "plan.tp"),
+        ({"plan": {"kind": "fapool", "pool": -1}}, "plan.pool"),
+        ({"plan": {"kind": "fapool", "pool": 1.5}}, "plan.pool"),
+        ({"plan": {"kind": "fapool", "pool": 1, "threshold": 15}}, "plan.threshold"),
+        ({"plan": {"kind": "fapool", "pool": 1, "threshold": 0}}, "plan.threshold"),
+        ({"plan": {"kind": "fapool", "pool": 2, "lease_ranks": 3}}, "plan.lease_ranks"),
+        ({"workload": SMALL | {"context": 0}}, "workload.context"),
+        ({"workload": SMALL | {"context": -5}}, "workload.context"),
+        ({"workload": SMALL | {"context": float("nan")}}, "workload.context"),
+        ({"workload": SMALL | {"context": 10**7 + 1}}, "workload.context"),
+        ({"workload": SMALL | {"context": "long"}}, "workload.context"),
+        ({"workload": SMALL | {"output": 10**12}}, "workload.output"),
+        ({"workload": SMALL | {"batch": 10**9}}, "workload.batch"),
+        ({"workload": SMALL | {"batch": True}}, "workload.batch"),
+        ({"workload": {"output": 3}}, "workload.context"),
+        ({"workload": {"kind": "trace", "sample": 3}}, "workload.path"),
+        (
+            {"workload": {"kind": "trace", "path": "t.csv", "sample": 3, "length_scale": 2}},
+            "workload.length_scale",
+        ),
+        (
+            {
+                "workload": {
+                    "kind": "trace", "path": "t.csv", "sample": 3, "length_scale": float("nan")
+                }
+            },
+            "workload.length_scale",
+        ),
+        ({"model": "huge"}, "model"),
+        ({"model": 3}, "model"),
+        ({"model": MODELS["tiny"] | {"layers": 0}}, "model.layers"),
+        ({"model": ODD}, "model.kv_heads"),
+        ({"model": MODELS["tiny"] | {"head_dim": 12}}, "model.head_dim"),
+        ({"model": MODELS["tiny"] | {"rope_base": float("inf")}}, "model.rope_base"),
+        ({"prefill_chunk": 40}, "prefill_chunk"),
+        ({"block": 0}, "block"),
+        ({"repeats": 0}, "repeats"),
+        ({"warmup": -1}, "warmup"),
+        ({"backend": "fastest"}, "backend"),
+        ({"device": "tpu"}, "device"),
+        ({"name": "../etc"}, "name"),
+        ({"capture": {"live_hz": 1000}}, "capture.live_hz"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_refused_by_the_name_of_its_field(changes, field):
+    with pytest.raises(SpecError) as caught:
+        RunSpec(**fields(**changes))
+    assert caught.value.field == field
+    assert caught.value.way_out
+    text = yaml.safe_dump(fields(**changes))
+    with pytest.raises(SpecError) as caught:
+        parse(text)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("changes", "way_out"),
+    [
+        ({"plan": {"tp": 3}}, "choose a divisor of model.heads = 8"),
+        ({"plan": {"pp": 3}}, "at most model.layers = 2 stages"),
+        ({"plan": {"kind": "fapool", "threshold": 15}}, "less than one KV block"),
+        ({"model": "huge"}, "name one of tiny, cpu"),
+        ({"colour": "red"}, "no such field"),
+    ],
+)
+def test_the_message_says_what_to_do(changes, way_out):
+    with pytest.raises(SpecError, match=way_out):
+        RunSpec(**fields(**changes))
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "just words", "{", "a: [", "1: 2", "!!python/x {}"])
+def test_text_that_is_no_spec_is_refused(text):
+    with pytest.raises(SpecError):
+        parse(text)
+
+
+def test_a_file_that_is_missing_or_no_text_is_refused(tmp_path):
+    (tmp_path / "noise").write_bytes(b"\xff\xfe\x00\x80")
+    for path in (tmp_path / "none.yaml", tmp_path, tmp_path / "noise"):
+        with pytest.raises(SpecError, match="spec = "):
+            specs.read(path)
+
+
+def test_a_part_alone_refuses_its_own_mistakes():
+    with pytest.raises(SpecError, match="tp = 0"):
+        Static(tp=0)
+    with pytest.raises(SpecError, match="kv_heads = 4: choose a divisor of heads = 6"):
+        Model(**ODD)

@@ -1,0 +1,139 @@
+"""Who is who, against brute force: every slice held once, every token on one shard."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fapool.errors import SpecError
+from fapool.phases import Role
+from fapool.spec import FAPool, Model, RunSpec, Static, Workload
+from fapool.topology import (
+    check_ranks,
+    kv_senders,
+    lease_width,
+    local_blocks,
+    local_tokens,
+    owner,
+    place,
+    pool_mesh,
+    share,
+)
+
+MODEL = {"layers": 5, "hidden": 64, "head_dim": 16, "ffn": 96, "vocab": 101, "dtype": "float32"}
+
+
+def make_spec(plan, *, heads: int = 8, kv_heads: int = 8) -> RunSpec:
+    model = Model(heads=heads, kv_heads=kv_heads, **MODEL)
+    work = Workload(context=16, output=1)
+    return RunSpec(model=model, plan=plan, workload=work, block=16, prefill_chunk=16)
+
+
+def places(spec: RunSpec):
+    return [place(spec, rank) for rank in range(spec.plan.world)]
+
+
+@given(st.integers(0, 200), st.integers(1, 17), st.integers(1, 7))
+def test_every_token_lies_on_exactly_one_shard(length, block, shards):
+    columns = list(range(10, 10 + shards))
+    held = [owner(token // block, columns) for token in range(length)]
+    for index, column in enumerate(columns):
+        assert local_tokens(length, block, shards, index) == held.count(column)
+
+
+@given(st.integers(0, 200), st.integers(1, 7))
+def test_every_block_lies_on_exactly_one_shard(blocks, shards):
+    held = [owner(block, range(shards)) for block in range(blocks)]
+    for index in range(shards):
+        assert local_blocks(blocks, shards, index) == held.count(index)
+
+
+@given(st.integers(0, 100), st.integers(1, 12))
+def test_shares_are_consecutive_and_even(total, parts):
+    shares = [share(total, parts, index) for index in range(parts)]
+    assert [item for each in shares for item in each] == list(range(total))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize("tp", [1, 2, 4])
+@pytest.mark.parametrize("pp", [1, 2, 5])
+def test_a_static_grid_holds_every_slice_of_every_layer_once(tp, pp):
+    spec = make_spec(Static(tp=tp, pp=pp))
+    for name in ("heads", "kv_heads", "ffn", "vocab"):
+        total = spec.model.vocab if name == "vocab" else getattr(spec.model, name)
+        held = sorted(
+            (layer, item)
+            for at in places(spec)
+            for layer in at.layers
+            for item in getattr(at, name)
+        )
+        assert held == [(layer, item) for layer in range(5) for item in range(total)]
+
+
+def test_stages_form_chains_of_equal_slices():
+    spec = make_spec(Static(tp=2, pp=3))
+    found = places(spec)
+    assert [at.next for at in found] == [2, 3, 4, 5, None, None]
+    for at in found:
+        assert at.rank in at.tp_peers
+        if at.next is not None:
+            assert found[at.next].previous == at.rank
+            assert found[at.next].heads == at.heads
+    assert [at.is_first for at in found] == [True, True] + [False] * 4
+    assert [at.is_last for at in found] == [False] * 4 + [True, True]
+
+
+@pytest.mark.parametrize("base", [1, 2, 4])
+@pytest.mark.parametrize("pool", [0, 1, 2, 3, 4, 6])
+@pytest.mark.parametrize("kv_heads", [1, 2, 8])
+def test_base_and_pool_ranks_agree_on_who_talks_to_whom(base, pool, kv_heads):
+    spec = make_spec(FAPool(base=base, pool=pool, threshold=16), kv_heads=kv_heads)
+    found = places(spec)
+    talk = {(at.rank, other) for at in found for other in at.partners}
+    assert talk == {(other, rank) for rank, other in talk}
+    groups, columns = pool_mesh(spec.model, spec.plan)
+    assert groups * columns == pool or pool == 0
+    for at in found:
+        if at.role is Role.POOL:
+            assert [found[rank].role for rank in at.partners] == [Role.BASE] * (base // groups)
+            heads = {head for rank in at.partners for head in found[rank].heads}
+            assert heads == set(at.heads)
+            assert {kv for rank in at.partners for kv in found[rank].kv_heads} == set(at.kv_heads)
+        elif pool:
+            assert [found[rank].column for rank in at.partners] == list(range(columns))
+
+
+@pytest.mark.parametrize(("base", "kv_heads"), [(1, 8), (2, 8), (4, 2), (4, 1), (2, 2)])
+def test_each_kv_head_is_sent_to_the_pool_once_by_a_rank_that_holds_it(base, kv_heads):
+    spec = make_spec(FAPool(base=base, pool=2, threshold=16), kv_heads=kv_heads)
+    sent = kv_senders(spec.model, spec.plan)
+    assert sorted(head for heads in sent.values() for head in heads) == list(range(kv_heads))
+    for rank, heads in sent.items():
+        assert set(heads) <= set(place(spec, rank).kv_heads)
+
+
+@pytest.mark.parametrize(
+    ("plan", "width"),
+    [
+        (Static(tp=2), 0),
+        (FAPool(pool=0, threshold=16), 0),
+        (FAPool(pool=3, threshold=16), 3),
+        (FAPool(pool=3, threshold=16, lease_ranks=2), 2),
+        (FAPool(base=2, pool=4, threshold=16), 2),
+    ],
+)
+def test_a_lease_takes_columns_of_the_pool(plan, width):
+    assert lease_width(make_spec(plan)) == width
+
+
+@pytest.mark.parametrize(
+    ("plan", "available", "way_out"),
+    [
+        (FAPool(base=1, pool=4, threshold=16), 4, r"plan\.pool = 4: at most 3 with 4 ranks"),
+        (FAPool(base=4, pool=1, threshold=16), 4, "takes 5 ranks; 4 are at hand"),
+        (Static(tp=2, pp=2), 3, "takes 4 ranks; 3 are at hand"),
+    ],
+)
+def test_more_ranks_than_there_are_is_refused(plan, available, way_out):
+    with pytest.raises(SpecError, match=way_out):
+        check_ranks(make_spec(plan), available)
+    check_ranks(make_spec(plan), plan.world)
