@@ -11,6 +11,7 @@ from fapool.sample import Sample
 from fapool.spec import FAPool, RunSpec
 from fapool.store import Store
 from fapool.topology import check_ranks
+from fapool.workload import requests_of
 from tests.synthetic import write_run
 
 MS = 1_000_000
@@ -132,6 +133,7 @@ class FakeRanks:
         if self.closed:
             raise FapoolError("these ranks are closed; start new ones")
         check_ranks(spec, self.n)
+        requests_of(spec)
         Path(store.root).mkdir(parents=True, exist_ok=True)
         return FakeExecution(spec, store, steps=self.steps, pace_s=self.pace_s, fail=self.fail)
 
