@@ -25,7 +25,8 @@ class ProfilerWindow:
 
     Steps are counted by the caller, who brackets each of them with `step_begins` and `step_ends`,
     and calls `close` when nothing is measured any more: stopping takes about a millisecond and
-    falls between two steps, writing the file takes longer and waits until then.
+    falls between two steps, writing the file takes longer and waits until then. No message of gloo
+    may be under way when the profiler stops: its threads would write to what is gone.
 
     The process's first profiler costs more than a second, so that the constructor starts and ends
     an empty one. `record_shapes` is on: without it torch drops the labels of our spans.
