@@ -129,7 +129,9 @@ def _metrics(columns: dict[str, dict[str, float | None]]) -> Table:
 
 
 def _table(title: str) -> Table:
-    return Table(title=title, box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
+    return Table(
+        title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title_justify="left"
+    )
 
 
 def _plan(run: Run) -> str:

@@ -51,6 +51,19 @@ def test_the_same_sequence_in_another_channel_or_direction_is_another_exchange()
     assert (found.total, found.unmatched) == (2, 0)
 
 
+def test_a_channel_may_bear_the_name_of_its_transport():
+    found = exchanges.match(
+        events(
+            (3, Phase.SEND_TOKENS, 10, 12, "3>0:tokens", 1),
+            (0, Phase.WAIT_TOKENS, 4, 20, "3>0:tokens", 1),
+            (3, Phase.SEND_HIDDEN, 30, 32, "3>0", 1),
+            (0, Phase.WAIT_HIDDEN, 24, 40, "3>0", 1),
+        )
+    )
+    assert found.arrival_ns.tolist() == [10, 10, 30, 30]
+    assert (found.total, found.unmatched) == (2, 0)
+
+
 def test_repeats_are_not_joined():
     rows = events(
         (0, Phase.SEND_QUERY, 10, 12, "0>1", 1), (1, Phase.WAIT_QUERY, 4, 20, "0>1", 1)

@@ -1,0 +1,81 @@
+"""Runs side by side, and runs that may not stand there."""
+
+import pytest
+
+from fapool.analysis.compare import compare, differences, spreads
+from fapool.analysis.metrics import DEFINITIONS
+from fapool.analysis.study import studies
+from fapool.errors import StoreError
+from fapool.spec import FAPool, Static, Workload
+from fapool.store import Store
+from tests.synthetic import small_spec, write_run
+
+
+def test_a_row_a_metric_a_column_a_run_and_ratios_to_the_first(tmp_path):
+    first = write_run(tmp_path)
+    second = write_run(tmp_path, small_spec(plan=Static(tp=4)))
+    third = write_run(tmp_path, small_spec(plan=Static(tp=2)), slow=2)
+    found = compare(first, second, third)
+    assert list(found.index) == list(DEFINITIONS)
+    assert list(found) == [
+        "unit", "FAPool(2,2)", "Static(4,1)", "Static(2,1)",
+        "Static(4,1) / first", "Static(2,1) / first",
+    ]  # fmt: skip
+    tpot = found.loc["tpot_mean"]
+    assert tpot["Static(2,1) / first"] == tpot["Static(2,1)"] / tpot["FAPool(2,2)"] > 1
+
+
+def test_runs_of_one_plan_are_told_apart_by_name(tmp_path):
+    first, second = write_run(tmp_path), write_run(tmp_path, slow=2)
+    assert {first.name, second.name} < set(compare(first, second))
+
+
+def test_a_run_that_was_not_correct_has_no_performance(tmp_path):
+    good, bad = write_run(tmp_path), write_run(tmp_path, passed=False)
+    with pytest.raises(StoreError, match=f"{bad.name} failed its check"):
+        compare(good, bad)
+
+
+def test_a_run_that_failed_has_no_performance(tmp_path):
+    folder = Store(tmp_path).create(small_spec())
+    failed = folder.fail(rank=2, reason="was killed")
+    with pytest.raises(StoreError, match="is failed: was killed"):
+        compare(write_run(tmp_path), failed)
+
+
+def test_a_run_under_way_has_no_performance(tmp_path):
+    Store(tmp_path).create(small_spec())
+    with pytest.raises(StoreError, match="is started"):
+        compare(*Store(tmp_path).runs())
+
+
+def test_nothing_and_twice_the_same_are_refused(tmp_path):
+    run = write_run(tmp_path)
+    with pytest.raises(StoreError, match="nothing to compare"):
+        compare()
+    with pytest.raises(StoreError, match="with itself"):
+        compare(run, run)
+
+
+def test_spreads_hold_their_values(tmp_path):
+    found = spreads(studies(write_run(tmp_path), write_run(tmp_path, slow=2)))
+    assert len(found) == 6
+    assert (found["low"] <= found["value"] * (1 + 1e-12)).all()
+    assert (found["value"] <= found["high"] * (1 + 1e-12)).all()
+
+
+def test_differences_name_the_fields_that_differ_and_no_others():
+    first = small_spec(name="a", plan=FAPool(base=2, pool=2, threshold=64))
+    second = small_spec(
+        name="b", plan=Static(tp=4), workload=Workload(batch=2, context=90, output=4)
+    )
+    assert differences(first, second) == {
+        "plan.kind": ["fapool", "static"],
+        "plan.base": [2, None],
+        "plan.pool": [2, None],
+        "plan.threshold": [64, None],
+        "plan.tp": [None, 4],
+        "plan.pp": [None, 1],
+        "workload.context": [96, 90],
+    }
+    assert differences(first, first) == {}

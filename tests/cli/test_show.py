@@ -1,0 +1,81 @@
+"""What the terminal shows of runs."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from fapool.cli import show
+from fapool.errors import StoreError
+from fapool.spec import Static
+from fapool.store import Store
+from tests.synthetic import small_spec, write_run
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(file=io.StringIO(), width=80, force_terminal=False)
+
+
+def printed(console: Console) -> str:
+    return console.file.getvalue()
+
+
+def test_a_breakdown_adds_up_as_printed(profiles, console):
+    show.show(write_run(profiles), console)
+    rows = re.findall(r"^ ?\d \((?:base|pool)\) +(.+)$", printed(console), re.MULTILINE)
+    assert len(rows) == 2 * 4  # prefill and decode
+    for row in rows:
+        *parts, wall, _ = [round(float(value) * 1000) for value in row.split()]
+        assert sum(parts) == wall
+
+
+def test_a_finished_run_shows_its_metrics_with_definitions(profiles, console):
+    show.show(write_run(profiles), console)
+    assert "tpot_mean" in printed(console)
+    assert "reserved GPUs" in printed(console)
+    assert "…" not in printed(console)
+
+
+def test_a_run_that_failed_its_check_shows_no_metrics(profiles, console):
+    show.show(write_run(profiles, passed=False), console)
+    assert "no metrics" in printed(console)
+    assert "tpot_mean" not in printed(console)
+
+
+def test_a_failed_run_shows_the_rank_and_its_last_lines(profiles, console):
+    folder = Store(profiles).create(small_spec())
+    show.show(folder.fail(rank=2, reason="was killed", log_tail="[step 7] ready"), console)
+    text = printed(console)
+    assert "rank 2: was killed" in text
+    assert "[step 7] ready" in text
+    assert "check against one device: not done" in text
+
+
+def test_the_list_names_every_run_whole(profiles, console):
+    finished = write_run(profiles)
+    Store(profiles).create(small_spec(plan=Static(tp=2)))
+    show.runs(Store(profiles), console)
+    text = printed(console)
+    assert finished.name in text
+    assert "passed" in text
+    assert "started" in text
+    assert "not done" in text
+
+
+def test_an_empty_store_says_where_it_looked(profiles, console):
+    show.runs(Store(profiles), console)
+    assert f"no runs under {profiles}" in printed(console)
+
+
+def test_a_comparison_prints_ratios_and_writes_a_report(profiles, console):
+    runs = [write_run(profiles), write_run(profiles, small_spec(plan=Static(tp=4)))]
+    table = show.compare(runs, report=profiles / "report.html", console=console)
+    assert f"×{table.loc['tpot_mean', 'Static(4,1) / first']:.3f}" in printed(console)
+    assert (profiles / "report.html").exists()
+
+
+def test_a_run_that_cannot_be_compared_is_an_error(profiles, console):
+    with pytest.raises(StoreError, match="failed its check"):
+        show.compare([write_run(profiles, passed=False)], console=console)

@@ -1,0 +1,44 @@
+"""Comparisons show every run, also those that have nothing to show."""
+
+import numpy as np
+import pytest
+
+from fapool.analysis import compare, metrics
+from fapool.analysis.study import studies
+from fapool.figures import comparison
+from fapool.figures.render import svg
+from fapool.spec import Static, Workload
+from tests.synthetic import small_spec, write_run
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("profiles")
+    return studies(write_run(folder), write_run(folder, small_spec(plan=Static(tp=4))))
+
+
+def test_a_panel_a_metric_and_a_bar_a_run(found):
+    spreads = compare.spreads(found)
+    figure = comparison.comparison(spreads, title="t")
+    assert len(figure.axes) == len(comparison.PANELS)
+    for axes, metric in zip(figure.axes, comparison.PANELS, strict=True):
+        widths = sorted(patch.get_width() for patch in axes.patches)
+        expected = spreads.loc[spreads["metric"] == metric, "value"]
+        assert widths == pytest.approx(sorted(expected))
+
+
+def test_tpot_has_a_row_a_run(found):
+    requests = {study.label: metrics.per_request(study.tables) for study in found}
+    figure = comparison.tpot_distribution(requests, title="t")
+    rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert rows == ["FAPool(2,2)", "Static(4,1)"]
+
+
+def test_runs_of_one_token_are_drawn_as_having_none(tmp_path):
+    spec = small_spec(workload=Workload(batch=2, context=96, output=1))
+    found = studies(write_run(tmp_path, spec))
+    spreads = compare.spreads(found)
+    assert np.isnan(spreads.set_index("metric").loc["tpot_mean", "value"])
+    requests = {study.label: metrics.per_request(study.tables) for study in found}
+    assert svg(comparison.comparison(spreads, title="t"))
+    assert svg(comparison.tpot_distribution(requests, title="t"))

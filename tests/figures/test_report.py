@@ -1,0 +1,115 @@
+"""A report stands alone, adds up as printed, and hides nothing that tells against it."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from fapool.analysis.metrics import DEFINITIONS
+from fapool.errors import StoreError
+from fapool.figures.report import number, write_report
+from fapool.spec import Static, Workload
+from tests.synthetic import small_spec, write_run
+
+
+class Page(HTMLParser):
+    """Text, links and tables of a page."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.rows: list[list[str]] = []
+        self.open: list[str] = []
+        self.feed(source)
+
+    def handle_starttag(self, tag, attrs):
+        self.links += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self.open.pop()
+
+    def handle_data(self, data):
+        if self.open:
+            self.rows[-1][-1] += data.strip()
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("profiles")
+    runs = [write_run(folder), write_run(folder, small_spec(plan=Static(tp=2)))]
+    return write_report(runs, folder / "report.html").read_text()
+
+
+def test_nothing_is_loaded_from_elsewhere(source):
+    page = Page(source)
+    assert all(link.startswith("#") for link in page.links)
+    assert not re.search(r"<(script|link|img|iframe)\b|@import|url\((?!#)", source)
+
+
+def test_every_row_of_a_breakdown_adds_up_as_printed(source):
+    rows = [row for row in Page(source).rows if re.fullmatch(r"\d+ \((base|pool)\)", row[0])]
+    assert len(rows) == 4 + 2
+    for _, _, *parts, wall, _ in rows:
+        assert sum(round(float(part) * 1000) for part in parts) == round(float(wall) * 1000)
+
+
+def test_every_metric_stands_with_its_definition(source):
+    rows = {row[0]: row for row in Page(source).rows if row}
+    for name, (unit, definition) in DEFINITIONS.items():
+        assert rows[name][1] == unit
+        assert rows[name][-1] == definition
+
+
+def test_unequal_numbers_of_gpus_are_pointed_out(source):
+    assert "The runs reserve different numbers of GPUs" in source
+    assert "More than the plan differs" not in source
+
+
+def test_what_differs_beside_the_plan_is_pointed_out(tmp_path):
+    other = small_spec(workload=Workload(batch=2, context=90, output=4), plan=Static(tp=4))
+    path = write_report([write_run(tmp_path), write_run(tmp_path, other)], tmp_path / "r.html")
+    page = path.read_text()
+    assert "More than the plan differs" in page
+    assert "All runs reserve the same number of GPUs (4)" in page
+
+
+def test_a_run_alone_has_a_report(tmp_path):
+    spec = small_spec(workload=Workload(batch=2, context=96, output=1))
+    page = write_report([write_run(tmp_path, spec)], tmp_path / "deep" / "r.html").read_text()
+    assert "prefill steps" in page
+    assert "FAPool(2,2)" in page
+
+
+def test_text_from_a_run_is_escaped(tmp_path):
+    run = write_run(tmp_path)
+    (run.path / "environment.json").write_text('{"device": "<script>alert(1)</script>"}')
+    page = write_report([run], tmp_path / "r.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_an_incorrect_run_gets_no_report(tmp_path):
+    with pytest.raises(StoreError, match="failed its check"):
+        write_report([write_run(tmp_path, passed=False)], tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (float("nan"), "–"),
+        (4, "4"),
+        (2.21, "2.210"),
+        (123.4, "123.4"),
+        (1e5 + 0.5, "100,000"),
+    ],
+)
+def test_numbers_have_four_digits(value, text):
+    assert number(value) == text
