@@ -76,7 +76,9 @@ class Ranks:
 
         Between the death of a rank and the next run, the last that was known.
         """
-        self._described = self._engines.describe() or self._described
+        described = self._engines.describe()
+        if len(described) == self.n:
+            self._described = described
         return self._described
 
     def check(self, spec: RunSpec) -> None:

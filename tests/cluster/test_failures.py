@@ -12,6 +12,7 @@ import pytest
 
 from fapool.cluster import tether
 from fapool.errors import RankFailed
+from fapool.spec import Model
 
 pytestmark = pytest.mark.ranks
 LONG = 100_000
@@ -66,35 +67,34 @@ def test_a_rank_that_raises_is_named_and_stays_warm(ranks, store, make_spec):
     assert psutil.pid_exists(before)
 
 
-def test_a_rank_that_leaves_is_named_before_its_peers_that_complain(ranks, store, make_spec):
+def test_a_rank_that_died_between_runs_is_replaced_and_one_that_leaves_is_named(
+    ranks, store, make_spec
+):
+    idle = ranks.describe()[2]["pid"]
+    os.kill(idle, signal.SIGKILL)
     error, _ = fail(ranks.run(make_spec(2, LONG, name="leave"), store))
     assert error.rank == 1 and "exit code 7" in error.reason
-
-
-def test_a_rank_that_died_between_runs_is_replaced(ranks, store, make_spec):
-    ranks.run(make_spec(2, 2), store).wait(60)
-    os.kill(ranks.describe()[0]["pid"], signal.SIGKILL)
-    assert ranks.run(make_spec(2, 2), store).wait(60).status.state == "finished"
-
-
-def test_silence_ends_a_run(ranks, store, make_spec):
-    pid = ranks.describe()[1]["pid"]
-    error, took_s = fail(
-        ranks.run(make_spec(2, LONG), store),
-        after_step=3,
-        act=lambda: os.kill(pid, signal.SIGSTOP),
-    )
-    assert 4 < took_s < DEADLINE_S
-    assert error.rank == 1 and "is suspended: no word for 5 s" in error.reason
+    assert ranks.describe()[2]["pid"] != idle
 
 
 def test_a_dead_controller_is_replaced_with_all_ranks(ranks, store, make_spec):
-    ranks.run(make_spec(2, 2), store).wait(60)
     before = {rank["pid"] for rank in ranks.describe()}
-    controllers = [each for each in psutil.Process().children() if "controller" in each.cmdline()]
-    psutil.wait_procs([kill(each) for each in controllers], timeout=5)
+    for process in psutil.Process().children():
+        if "controller" in process.cmdline():
+            process.kill()
+            process.wait(5)
     assert ranks.run(make_spec(2, 2), store).wait(60).status.state == "finished"
     assert before.isdisjoint(rank["pid"] for rank in ranks.describe())
+
+
+def test_silence_ends_a_run(ranks, store, make_spec):
+    error, took_s = fail(
+        ranks.run(make_spec(2, LONG), store),
+        after_step=3,
+        act=lambda: os.kill(ranks.describe()[1]["pid"], signal.SIGSTOP),
+    )
+    assert 4 < took_s < DEADLINE_S
+    assert error.rank == 1 and "is suspended: no word for 5 s" in error.reason
 
 
 def test_nothing_survives_a_client_that_was_killed():
@@ -118,12 +118,5 @@ def test_a_tether_holds_while_the_client_lives_and_lets_go_after_the_grace(tmp_p
     assert time.monotonic() - began < 2
 
 
-def kill(process: psutil.Process) -> psutil.Process:
-    process.kill()
-    return process
-
-
 def six_heads():
-    from fapool.spec import Model
-
     return Model.preset("tiny", heads=6, kv_heads=6, ffn=192)
