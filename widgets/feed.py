@@ -82,14 +82,15 @@ class Feed:
         self._newest: dict[int, Sample] = {}
         self._history = History()
 
-    def add(self, samples: Mapping[int, Sample], seconds: float) -> None:
-        """Take the newest samples by rank, `seconds` after the run began."""
+    def add(self, samples: Mapping[int, Sample]) -> None:
+        """Take the newest samples by rank. A point of the line is taken when time was measured."""
+        before_s = self.wall_s
         for rank, sample in sorted(samples.items()):
             self._windows.setdefault(rank, Window(self._span_ns)).add(sample)
             self._newest[rank] = sample
         tpot = self.tpot_ms
-        if tpot is not None:
-            self._history.add(seconds, tpot, self.leases)
+        if tpot is not None and self.wall_s > before_s:
+            self._history.add(self.wall_s, tpot, self.leases)
 
     @property
     def tpot_ms(self) -> float | None:

@@ -16,7 +16,7 @@ STATIC = Path(widgets.__file__).parent / "static"
 
 def test_a_frame_is_bytes_so_that_it_travels_unencoded():
     live, feed = Live([("base", "CPU"), ("pool", "CPU")]), Feed()
-    feed.add({0: sample(0, 3), 1: sample(1, 3, role="pool")}, seconds=1)
+    feed.add({0: sample(0, 3), 1: sample(1, 3, role="pool")})
     live.show(feed)
     assert isinstance(live.frame, bytes)
     assert live.frame == feed.frame()
@@ -25,7 +25,7 @@ def test_a_frame_is_bytes_so_that_it_travels_unencoded():
 
 def test_the_next_run_starts_from_an_empty_picture():
     live, feed = Live([("base", "CPU")]), Feed()
-    feed.add({0: sample(0, 3)}, seconds=1)
+    feed.add({0: sample(0, 3)})
     live.show(feed)
     live.expect([("base", "CPU"), ("pool", "CPU")])
     assert live.frame == b""

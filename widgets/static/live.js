@@ -183,7 +183,7 @@ function render({ model, el }) {
     el.dataset.stage = stage;
     const size = raw?.byteLength ?? 0;
     el.dataset.empty = size ? "no" : "yes";
-    view.time.note.textContent = size ? "% of wall time, last 1.5 s" : stage;
+    view.time.note.textContent = size ? "% of the last 1.5 s; waits are in communication" : stage;
     if (!size) { drawLine(view.line, view.tpot.note, new Float32Array()); return; }
     const all = new Float32Array(raw.buffer.slice(raw.byteOffset, raw.byteOffset + size));
     const told = all[0], numbers = all.subarray(2, 2 + told * FIELDS);

@@ -1,0 +1,126 @@
+"""From controls to a spec, within the ranks at hand."""
+
+import pytest
+
+from fapool.errors import SpecError, TraceFileError
+from fapool.spec import FAPool, Model, Static, TraceWorkload
+from fapool.workload import requests_of
+from widgets.controls import Controls
+from widgets.defaults import length_label, length_steps
+from widgets.plan_controls import static_grids
+from widgets.progress import duration, time_left_s
+
+
+@pytest.fixture
+def controls() -> Controls:
+    return Controls(ranks=4, device="cpu")
+
+
+def test_the_controls_are_a_spec(controls):
+    controls.set(context=4096, threshold=1024, base=2, pool=1, batch=3, output=32, model="tiny")
+    spec = controls.spec()
+    assert spec.plan == FAPool(base=2, pool=1, threshold=1024)
+    work = spec.workload
+    assert (work.batch, work.context, work.output) == (3, 4096, 32)
+    assert (spec.model.name, spec.block, spec.prefill_chunk) == ("tiny", 16, 256)
+
+
+def test_a_static_layout_is_chosen_among_those_that_fit(controls):
+    controls.set(plan="Static", static=(2, 2))
+    assert controls.spec().plan == Static(tp=2, pp=2)
+    offered = {value for _, value in controls.plan.static.options}
+    assert (4, 1) in offered
+    assert (3, 1) not in offered
+    assert all(tp * pp <= 4 for tp, pp in offered)
+
+
+def test_grids_divide_the_model():
+    mqa = Model.preset("tiny", kv_heads=1)
+    assert (8, 1) in static_grids(mqa, 8)
+    assert all(pp <= 2 for _, pp in static_grids(mqa, 8))
+
+
+def test_the_pool_follows_base_and_ranks(controls):
+    assert controls.plan.pool.max == 3
+    controls.set(base=2)
+    assert controls.plan.pool.max == 2
+    controls.fit(2, "cpu")
+    assert controls.spec().plan.world <= 2
+    controls.fit(8, "cpu")
+    assert controls.plan.pool.max == 8 - controls.plan.base.value
+
+
+def test_an_unknown_control_is_refused(controls):
+    with pytest.raises(TypeError, match="treshold"):
+        controls.set(treshold=512)
+
+
+def test_a_trace_needs_a_file(controls):
+    controls.set(workload="From a trace")
+    with pytest.raises(SpecError, match="trace file"):
+        controls.spec()
+
+
+def test_lengths_come_from_a_trace(controls, tmp_path):
+    path = tmp_path / "azure.csv"
+    path.write_text("ContextTokens,GeneratedTokens\n4000,50\n8000,90\n")
+    controls.set(workload="From a trace", path=str(path), sample=2, length_scale=0.1)
+    spec = controls.spec()
+    assert isinstance(spec.workload, TraceWorkload)
+    assert [request.context for request in requests_of(spec)] == [400, 800]
+
+
+def test_a_broken_trace_is_named(controls, tmp_path):
+    path = tmp_path / "azure.csv"
+    path.write_text("ContextTokens\n4000\n")
+    controls.set(workload="From a trace", path=str(path), sample=1)
+    with pytest.raises(TraceFileError, match="GeneratedTokens"):
+        requests_of(controls.spec())
+
+
+def test_a_threshold_below_one_block_is_said_at_once(controls, tmp_path):
+    path = tmp_path / "azure.csv"
+    path.write_text("ContextTokens,GeneratedTokens\n4000,50\n")
+    controls.set(workload="From a trace", path=str(path), threshold=512, length_scale=0.01)
+    assert "less than one KV block" in controls.verdict.value
+    with pytest.raises(SpecError, match="block"):
+        controls.spec()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"context": 4096, "threshold": 512}, "while they are read"),
+        ({"context": 512, "threshold": 512}, "while they generate"),
+        ({"context": 256, "threshold": 512}, "never touched"),
+        ({"pool": 0}, "no pool"),
+        ({"plan": "Static", "static": (2, 2)}, "2 stages"),
+    ],
+)
+def test_the_panel_says_what_will_happen(controls, changes, said):
+    controls.set(**changes)
+    assert said in controls.verdict.value
+
+
+def test_gpus_are_offered_other_sizes(controls):
+    controls.fit(4, "cuda")
+    spec = controls.spec()
+    assert (spec.model.name, spec.block, spec.prefill_chunk) == ("paper-4l", 256, 2048)
+    assert controls.workload.context.options[-1] == ("128K", 131072)
+
+
+def test_steps_are_powers_of_two_and_their_halfway_points():
+    assert [n for _, n in length_steps(64, 300)] == [64, 96, 128, 192, 256]
+
+
+@pytest.mark.parametrize("tokens", [64, 1000, 1024, 1536, 131072])
+def test_a_label_says_the_exact_number(tokens):
+    label = length_label(tokens)
+    said = float(label[:-1]) * 1024 if label.endswith("K") else float(label)
+    assert said == tokens
+
+
+def test_time_left_follows_the_pace_so_far():
+    assert time_left_s(0, 10, 0.0) is None
+    assert time_left_s(4, 10, 2.0) == pytest.approx(3.0)
+    assert duration(95.2) == "1 min 35 s"
