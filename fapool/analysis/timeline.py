@@ -15,13 +15,14 @@ def one_step(tables: Tables, *, step: int | None = None, repeat: int = 0) -> pd.
     """Spans of one step: rank, role, category, phase, layer, start_us, end_us.
 
     Waits are split at their arrival. Microseconds since the first rank began the step; spans are
-    cut at their rank's borders. `step` None takes the middle decode step, else the middle step.
+    cut at their rank's borders. `step` None takes the decode step (without any, the step) whose
+    wall time on the lowest rank is nearest to the median.
 
     Raises:
         StoreError: the run has no such step.
     """
     steps = tables.steps[tables.steps["repeat"] == repeat]
-    step = _middle(steps) if step is None else step
+    step = _typical(steps) if step is None else step
     chosen = steps[steps["step"] == step].set_index("rank")
     if chosen.empty:
         raise StoreError(f"{tables.name} has no step {step} in repeat {repeat}")
@@ -45,7 +46,9 @@ def one_step(tables: Tables, *, step: int | None = None, repeat: int = 0) -> pd.
     return found.sort_values(["rank", "start_us"], ignore_index=True)
 
 
-def _middle(steps: pd.DataFrame) -> int:
-    decode = steps.loc[steps["kind"] == "decode", "step"]
-    numbers = (decode if len(decode) else steps["step"]).unique()
-    return int(np.sort(numbers)[len(numbers) // 2])
+def _typical(steps: pd.DataFrame) -> int:
+    own = steps[steps["rank"] == steps["rank"].min()]
+    decode = own[own["kind"] == "decode"]
+    own = decode if len(decode) else own
+    wall = own["end_ns"] - own["start_ns"]
+    return int(own.loc[(wall - wall.median()).abs().idxmin(), "step"])

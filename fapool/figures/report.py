@@ -55,7 +55,7 @@ def _contents(found: list[Study]) -> dict[str, Any]:
         "metrics": _metric_rows(found),
         "categories": [(category.value, COLOURS[category]) for category in Category],
         "figures": [
-            Markup(svg(comparison.comparison(compare.spreads(found), title="Runs compared"))),
+            Markup(svg(comparison.comparison(compare.spreads(found), title="TPOT and TPS"))),
             Markup(svg(comparison.tpot_distribution(requests, title="TPOT of every request"))),
         ],
     }

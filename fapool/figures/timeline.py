@@ -37,7 +37,11 @@ def step_timeline(spans: pd.DataFrame, *, title: str) -> Figure:
     axes.set_yticks(ranks.index, names)
     axes.set_ylim(max(len(ranks), 1) - 0.5, -0.5)
     axes.set_xlim(0, length)
-    axes.set_xlabel("µs since the first rank began the step")
+    unit = "µs"
+    if length >= 10_000:
+        unit = "ms"
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e3:g}")
+    axes.set_xlabel(f"{unit} since the first rank began the step")
     head(axes, title)
     legend_below(figure, _legend(spans), columns=1)
     return figure

@@ -28,7 +28,7 @@ def test_waiting_and_transfer_of_a_wait_stand_side_by_side(tables):
     assert waits["end_us"].iloc[0] == waits["start_us"].iloc[1]
 
 
-def test_the_middle_decode_step_is_taken_when_none_is_named(tables):
+def test_the_decode_step_of_median_length_is_taken_when_none_is_named(tables):
     assert one_step(tables).equals(one_step(tables, step=2))
 
 
