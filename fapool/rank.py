@@ -9,6 +9,7 @@ shared between runs but processes and imports.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import logging
 import os
 import socket
@@ -58,6 +59,12 @@ def device_of(wanted: str, rank: int) -> torch.device:
     return torch.device("cuda", local % max(1, torch.cuda.device_count()))
 
 
+def shares_device(world: int) -> bool:
+    """Whether `world` ranks are more than this host's share of them has GPUs."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    return min(local, world) > torch.cuda.device_count()
+
+
 def open_store(host: str = "127.0.0.1") -> tuple[str, int]:
     """Host a fresh rendezvous on a free port; it lives until the next call. (host, port)."""
     _open[:] = [dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)]
@@ -89,18 +96,31 @@ def run(
     """
     run_folder = RunFolder(folder)
     check_ranks(spec, spec.plan.world)
-    with _logged(run_folder, rank):
-        device = device_of(spec.device, rank)
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        at = place(spec, rank)
+    device, at = device_of(spec.device, rank), place(spec, rank)
+    with _logged(run_folder, rank), _freed(device):
         with _groups(spec, at, device, store, run_folder.path.name) as (groups, control):
-            execution = Execution(spec, at, device, groups, control, run_folder, publish)
-            if not execution.check():
-                raise CheckFailed(f"see {run_folder.path.name}/correctness.json")
-            outcome = execution.measure()
-            execution.write()
-            return outcome
+            return _execute(Execution(spec, at, device, groups, control, run_folder, publish))
+
+
+def _execute(execution: Execution) -> str:
+    if not execution.check():
+        raise CheckFailed("its logits are not the reference's: see correctness.json")
+    outcome = execution.measure()
+    execution.write()
+    return outcome
+
+
+@contextmanager
+def _freed(device: torch.device) -> Iterator[None]:
+    """Work on `device`, and hand its memory back to it at the end: the next run may share it."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    try:
+        yield
+    finally:
+        if device.type == "cuda":
+            gc.collect()
+            torch.cuda.empty_cache()
 
 
 @contextmanager
@@ -130,7 +150,7 @@ def _groups(
     spec: RunSpec, at: Place, device: torch.device, store: tuple[str, int], name: str
 ) -> Iterator[tuple[Groups, dist.ProcessGroup]]:
     """Every process group of the run, made by all ranks in the same order, and their end."""
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    backend = "nccl" if device.type == "cuda" and not shares_device(at.world) else "gloo"
     host, port = store
     meeting = dist.TCPStore(host, port, is_master=False, timeout=PATIENCE)
     dist.init_process_group(

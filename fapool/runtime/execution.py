@@ -224,6 +224,7 @@ class Execution:
             "role": self._place.role.value,
             "backends": {"prefill": backends.prefill.name, "decode": backends.decode.name},
             "clock_uncertainty_ns": clock.uncertainty_ns,
+            "messages": dist.get_backend(),
             "same_host_as_rank_0": clock.same_host,
             "forecast_bytes": {
                 k.value: v for k, v in footprint(self._spec)[self._place.rank].items()

@@ -10,7 +10,7 @@ one slice of memory, read without a copy, and equal requests are one strided bat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -108,8 +108,8 @@ class KVView:
     v_pages: Tensor
     rows: Rows
 
-    def dense(self):
-        """Yield (row slice, k [b, S, K, D], v) covering all rows in order; copies only scattered."""
+    def dense(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Yield (row slice, k [b, S, K, D], v) of all rows in order; copies only scattered."""
         for row, count, start, stride in self.rows.runs:
             length = self.rows.lengths[row]
             at = slice(row, row + count)

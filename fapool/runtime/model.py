@@ -55,7 +55,7 @@ class Decoder:
         return x
 
     def logits(self, x: Tensor, vocab: range) -> Tensor:
-        """Hidden states [T, E] -> logits [T, len(vocab)] of a slice of the vocabulary, fp32 or wider."""
+        """Hidden states [T, E] -> logits [T, len(vocab)], fp32 or wider."""
         with self._span(Phase.LOGITS):
             x = F.rms_norm(x, x.shape[-1:], self._weights.norm_final)
             product = x @ self._weights.embedding[vocab.start : vocab.stop].T

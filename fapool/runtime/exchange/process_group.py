@@ -1,4 +1,8 @@
-"""Messages over a torch.distributed process group: gloo on CPUs, NCCL on GPUs, the same code."""
+"""Messages over a torch.distributed process group: gloo on CPUs, NCCL on GPUs, the same code.
+
+Ranks that share a GPU cannot use NCCL. Their messages go over gloo through host memory: good for
+checking a layout on fewer GPUs than it has ranks, not for its speed.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +21,17 @@ from fapool.runtime.span import Span
 class Posted:
     """A message that was posted; holds its buffer until it is waited for."""
 
-    def __init__(self, work: dist.Work, tensor: Tensor, labels: dict, span: Span | None) -> None:
+    def __init__(
+        self,
+        work: dist.Work,
+        tensor: Tensor,
+        labels: dict,
+        span: Span | None,
+        device: torch.device | None = None,
+    ) -> None:
         self._work: dist.Work | None = work
         self._tensor, self._labels, self._span = tensor, labels, span
+        self._device = device or tensor.device
 
     def wait(self) -> Tensor:
         """See `Ticket.wait`."""
@@ -31,6 +43,7 @@ class Posted:
         else:
             with self._span(**self._labels):
                 work.wait()
+                self._tensor = self._tensor.to(self._device)
         return self._tensor
 
 
@@ -43,6 +56,7 @@ class ProcessGroupTransport:
 
     def __init__(self, group: dist.ProcessGroup, rank: int, span: Span, name: str = "") -> None:
         self._group, self._rank, self._span, self._name = group, rank, span, name
+        self._by_host = group is not None and dist.get_backend(group) == "gloo"
         self._counts: defaultdict[str, int] = defaultdict(int)
         self._sent: list[Posted] = []
         self._live_bytes = 0
@@ -53,6 +67,7 @@ class ProcessGroupTransport:
         assert tensor.is_contiguous()
         labels = self._labels(self._rank, to, tensor, phase, layer)
         with self._span(**labels):
+            tensor = tensor.cpu() if self._by_host else tensor
             work = dist.isend(tensor, to, group=self._group)
         ticket = Posted(work, tensor, labels, None)
         self._sent.append(ticket)
@@ -62,9 +77,11 @@ class ProcessGroupTransport:
         self, shape: Sequence[int], like: Tensor, source: int, phase: Phase, *, layer: int = -1
     ) -> Posted:
         """See `Transport.receive`."""
-        tensor = torch.empty(shape, dtype=like.dtype, device=like.device)
+        device = torch.device("cpu") if self._by_host else like.device
+        tensor = torch.empty(shape, dtype=like.dtype, device=device)
         labels = self._labels(source, self._rank, tensor, phase, layer)
-        return Posted(dist.irecv(tensor, source, group=self._group), tensor, labels, self._span)
+        work = dist.irecv(tensor, source, group=self._group)
+        return Posted(work, tensor, labels, self._span, like.device)
 
     def drain(self) -> None:
         """See `Transport.drain`."""

@@ -20,7 +20,7 @@ from fapool.runtime.local import LocalAttention, LocalBatch
 from fapool.runtime.plans.base import Ending
 from fapool.runtime.seat import Seat
 from fapool.runtime.tokens import Tokens
-from fapool.schedule import Segment, Step
+from fapool.schedule import Step
 from fapool.spec import RunSpec
 from fapool.workload import Request
 
