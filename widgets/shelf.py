@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 
 import ipywidgets
@@ -28,7 +29,11 @@ class Result(ipywidgets.VBox):
         if run is None:
             self.children = [ipywidgets.HTML("No finished run yet: press Run.")]
             return
-        headline, figures = reading.result(run)
+        try:
+            headline, figures = reading.result(run)
+        except StoreError as error:  # it ended before anything was measured
+            self.children = [ipywidgets.HTML(html.escape(str(error)))]
+            return
         self.children = [ipywidgets.HTML(headline), in_rows(map(figure_image, figures))]
 
 

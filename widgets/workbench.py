@@ -88,8 +88,9 @@ class Workbench(Panel):
             SpecError: it cannot be.
             FapoolError: something else is under way.
         """
+        assumed = self.crew.device if spec is None else None
         spec = spec or self.spec()
-        self._activity.begin("the run", lambda: self._run(spec))
+        self._activity.begin("the run", lambda: self._run(spec, assumed))
 
     def stop(self) -> None:
         """End the run after the step that it is in.
@@ -135,8 +136,13 @@ class Workbench(Panel):
         self.progress.say(f"{n} ranks are ready", done=0, style=DONE)
         return ranks
 
-    def _run(self, spec: RunSpec) -> Run:
+    def _run(self, spec: RunSpec, assumed: str | None) -> Run:
         ranks = self.crew.ranks or self._start(self.crew.number.value)
+        if assumed not in (None, self.crew.device):
+            raise FapoolError(
+                f"the ranks run on {self.crew.device}, so other sizes are on offer now: "
+                "look at the controls and press Run again"
+            )
         self._feed, self._drawn_s, self._began_s = Feed(), 0.0, time.monotonic()
         self._expect(spec)
         self.progress.say("loading", done=0)

@@ -111,6 +111,7 @@ class FakeRanks:
     def __init__(self, n: int, *, steps: int = 20, pace_s: float = 0.01) -> None:
         self.n, self.steps, self.pace_s = n, steps, pace_s
         self.fail = self.closed = False
+        self.device = "cpu"
 
     @classmethod
     def start(cls, n: int, *, on_progress=lambda text: None) -> "FakeRanks":
@@ -122,7 +123,7 @@ class FakeRanks:
             {
                 "host": "here",
                 "pid": 1000 + rank,
-                "device": "cpu",
+                "device": self.device,
                 "device_name": "simulated CPU",
                 "capacity_bytes": 8 << 30,
             }

@@ -71,6 +71,20 @@ def test_run_starts_ranks_where_there_are_none(profiles):
     assert started == [2]
 
 
+def test_sizes_for_another_device_are_not_run_unseen(profiles):
+    def start(n, *, on_progress):
+        ranks = FakeRanks(n)
+        ranks.device = "cuda:0"
+        return ranks
+
+    workbench = Workbench(store=profiles, ranks_factory=start)
+    workbench.run()
+    with pytest.raises(FapoolError, match="other sizes"):
+        workbench.wait(DEADLINE_S)
+    assert not Store(profiles).runs()
+    assert workbench.spec().model.name == "paper-4l"
+
+
 def test_new_ranks_take_the_place_of_the_old(workbench, ranks):
     workbench.crew._factory = FakeRanks.start
     workbench.start_ranks(2)
@@ -177,6 +191,11 @@ def test_export_writes_the_report_and_lists_what_opens_it(workbench, profiles):
 def test_there_is_nothing_to_export_before_the_first_run(workbench):
     with pytest.raises(StoreError, match="press Run"):
         workbench.export()
+
+
+def test_a_run_that_measured_nothing_says_so(workbench, profiles):
+    run = Store(profiles).create(small_spec()).fail(rank=0, reason="was killed")
+    assert "failed" in workbench.breakdown(run.name).children[0].value
 
 
 def test_a_breakdown_of_no_run_says_so(workbench, profiles):
