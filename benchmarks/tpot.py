@@ -4,7 +4,8 @@
 
 Decode steps of the paper's 4-layer model in bf16, every layout on the same number of GPUs. A row
 says the median of the decode steps on rank 0, their 10th and 90th percentile, whether spans were
-recorded (each costs host time, and eager decode is bound by the host), and beside it the floor: weights and keys that must be read in a step, over the best measured bandwidth of an H200
+recorded (each costs host time, and eager decode is bound by the host), and beside it the floor:
+weights and keys that must be read in a step, over the best measured bandwidth of an H200
 (4.45 TB/s). Writes `tpot-<n>gpu.json`; prints the table last.
 """
 

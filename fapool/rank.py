@@ -97,9 +97,12 @@ def run(
     run_folder = RunFolder(folder)
     check_ranks(spec, spec.plan.world)
     device, at = device_of(spec.device, rank), place(spec, rank)
-    with _logged(run_folder, rank), _freed(device):
-        with _groups(spec, at, device, store, run_folder.path.name) as (groups, control):
-            return _execute(Execution(spec, at, device, groups, control, run_folder, publish))
+    with (
+        _logged(run_folder, rank),
+        _freed(device),
+        _groups(spec, at, device, store, run_folder.path.name) as (groups, control),
+    ):
+        return _execute(Execution(spec, at, device, groups, control, run_folder, publish))
 
 
 def _execute(execution: Execution) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -54,4 +55,4 @@ def split(segments: Sequence[Segment], parts: int) -> list[tuple[Segment, ...]]:
     """At most `parts` micro-batches of consecutive segments, as equal in number as can be."""
     parts = min(parts, len(segments))
     borders = [len(segments) * part // parts for part in range(parts + 1)]
-    return [tuple(segments[a:b]) for a, b in zip(borders, borders[1:], strict=False)]
+    return [tuple(segments[a:b]) for a, b in pairwise(borders)]

@@ -33,7 +33,7 @@ class PagedBackend(Backend, Protocol):
     """A kernel that reads blocks in place, with lengths of its own for every request."""
 
     def paged(self, q: Tensor, view: KVView) -> tuple[Tensor, Tensor] | None:
-        """q [B, Q, H, D], all lengths >= 1 -> out, lse as `dense`; None if the blocks do not suit."""
+        """q [B, Q, H, D], lengths >= 1 -> out, lse as `dense`; None if the blocks do not suit."""
 
 
 def causal(backend: Backend, q: Tensor, k: Tensor, v: Tensor) -> Partial:

@@ -1,0 +1,29 @@
+"""What to run: model, plan, workload, seeds. Frozen, validated, JSON and YAML both ways.
+
+Unknown names are errors. Lengths are tokens. A spec says nothing of what was found out at run
+time; that goes to `environment.json`.
+"""
+
+from __future__ import annotations
+
+from fapool.spec.base import LONGEST
+from fapool.spec.model import Model
+from fapool.spec.plan import FAPool, Plan, Static, check_layout
+from fapool.spec.run import Backend, Capture, RunSpec, parse, read
+from fapool.spec.workload import TraceWorkload, Workload
+
+__all__ = [
+    "LONGEST",
+    "Backend",
+    "Capture",
+    "FAPool",
+    "Model",
+    "Plan",
+    "RunSpec",
+    "Static",
+    "TraceWorkload",
+    "Workload",
+    "check_layout",
+    "parse",
+    "read",
+]

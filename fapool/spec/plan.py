@@ -1,0 +1,74 @@
+"""How a model is laid out on ranks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fapool.errors import SpecError
+from fapool.spec.base import Count, Strict
+from fapool.spec.model import Model
+
+
+class Static(Strict):
+    """Tensor parallel over `tp` ranks, pipeline over `pp` stages; never changes."""
+
+    kind: Literal["static"] = "static"
+    tp: Count = 1
+    pp: Count = 1
+    micro_batches: Count | None = None  # None: one per stage
+
+    @property
+    def world(self) -> int:
+        """Ranks that it takes."""
+        return self.tp * self.pp
+
+    def __str__(self) -> str:
+        return f"Static({self.tp},{self.pp})"
+
+
+class FAPool(Strict):
+    """A static base plus a pool whose ranks are leased to requests longer than `threshold`.
+
+    `threshold` is in tokens of the published workload: a trace's `length_scale` shrinks it as it
+    shrinks the lengths. A request is leased as soon as more than `threshold` of its tokens have
+    keys. `lease_ranks` is how many shards of the pool one lease takes; None takes all.
+    """
+
+    kind: Literal["fapool"] = "fapool"
+    base: Count = 1
+    pool: Annotated[int, Field(ge=0, strict=True)] = 0
+    threshold: Count = 4096
+    lease_ranks: Count | None = None
+
+    @property
+    def world(self) -> int:
+        """Ranks that it takes."""
+        return self.base + self.pool
+
+    def __str__(self) -> str:
+        return f"FAPool({self.base},{self.pool})"
+
+
+Plan = Annotated[Static | FAPool, Field(discriminator="kind")]
+
+
+def check_layout(model: Model, plan: Static | FAPool) -> None:
+    """Refuse a plan whose slices do not come out even.
+
+    Raises:
+        SpecError: names the field of the plan and the sizes that would do.
+    """
+    field, tp = ("plan.tp", plan.tp) if isinstance(plan, Static) else ("plan.base", plan.base)
+    for name in ("heads", "ffn"):
+        if getattr(model, name) % tp:
+            raise SpecError(field, tp, f"choose a divisor of model.{name} = {getattr(model, name)}")
+    if model.kv_heads % tp and tp % model.kv_heads:
+        raise SpecError(
+            field, tp, f"choose a divisor or a multiple of model.kv_heads = {model.kv_heads}"
+        )
+    if isinstance(plan, Static) and plan.pp > model.layers:
+        raise SpecError("plan.pp", plan.pp, f"at most model.layers = {model.layers} stages")
+    if isinstance(plan, FAPool) and plan.lease_ranks and plan.lease_ranks > max(plan.pool, 1):
+        raise SpecError("plan.lease_ranks", plan.lease_ranks, f"at most plan.pool = {plan.pool}")

@@ -1,0 +1,136 @@
+"""The whole spec of a run, and its ways to and from text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import Field, model_validator
+
+from fapool.errors import SpecError
+from fapool.spec.base import Count, Strict
+from fapool.spec.model import Model
+from fapool.spec.plan import FAPool, Plan, check_layout
+from fapool.spec.workload import TraceWorkload, Workload
+
+Backend = Literal["auto", "reference", "cpu", "aten", "cudnn", "flash_attn"]
+
+
+class Capture(Strict):
+    """What is recorded beside the results."""
+
+    spans: bool = True
+    memory: bool = True
+    live_hz: Annotated[float, Field(gt=0, le=20)] = 8.0
+    profile_steps: Annotated[int, Field(ge=0, strict=True)] = 0  # decode steps traced; 0 none
+
+
+class RunSpec(Strict):
+    """One measured execution, whole.
+
+    Raises:
+        SpecError: a value is impossible, alone or with the others; says which and the way out.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,60}$")] = ""
+    model: Model
+    plan: Plan
+    workload: Annotated[Workload | TraceWorkload, Field(discriminator="kind")]
+    backend: Backend = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    block: Annotated[int, Field(ge=1, le=4096, strict=True)] = 256  # tokens of one KV block
+    prefill_chunk: Count = 2048  # tokens of one prefill step
+    repeats: Count = 1
+    warmup: Annotated[int, Field(ge=0, strict=True)] = 1
+    seed: int = 0
+    capture: Capture = Capture()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_parts(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            values = dict(values)
+            if isinstance(values.get("model"), str):
+                values["model"] = Model.preset(values["model"])
+            for part, default in (("plan", "static"), ("workload", "fixed")):
+                if isinstance(values.get(part), dict):
+                    values[part] = {"kind": default} | values[part]
+        return values
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        check_layout(self.model, self.plan)
+        if isinstance(self.plan, FAPool) and self.threshold < self.block:
+            raise SpecError(
+                "plan.threshold",
+                self.plan.threshold,
+                f"it is {self.threshold} tokens at this length scale, less than one KV block; "
+                f"raise it, or lower block = {self.block}",
+            )
+        if self.prefill_chunk % self.block:
+            raise SpecError(
+                "prefill_chunk", self.prefill_chunk, f"choose a multiple of block = {self.block}"
+            )
+        return self
+
+    @property
+    def threshold(self) -> int | None:
+        """The plan's threshold at this workload's length scale, in tokens; None without one."""
+        if not isinstance(self.plan, FAPool):
+            return None
+        return max(1, round(self.plan.threshold * self.workload.length_scale))
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that name the spec, whatever its `name`; stable across machines."""
+        values = self.model_dump(mode="json", exclude={"name"})
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def to_json(self) -> str:
+        """Indented JSON that `parse` reads back to an equal spec."""
+        return self.model_dump_json(indent=2)
+
+    def to_yaml(self) -> str:
+        """YAML that `parse` reads back to an equal spec."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    def replace(self, **changes: Any) -> RunSpec:
+        """A copy with top-level fields changed, validated anew."""
+        return RunSpec(
+            **({name: getattr(self, name) for name in type(self).model_fields} | changes)
+        )
+
+
+def parse(text: str) -> RunSpec:
+    """A spec from YAML or JSON text.
+
+    Raises:
+        SpecError: not a mapping, not YAML, or not a valid spec.
+    """
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError("spec", text[:80], f"not YAML or JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise SpecError("spec", text[:80], "give a mapping with model, plan and workload")
+    if strange := [key for key in values if not isinstance(key, str)]:
+        raise SpecError("spec", strange[0], "no such field; fields have names")
+    return RunSpec(**values)
+
+
+def read(path: Path | str) -> RunSpec:
+    """A spec from a YAML or JSON file.
+
+    Raises:
+        SpecError: no such file, or not a valid spec.
+    """
+    try:
+        return parse(Path(path).read_text())
+    except OSError as error:
+        raise SpecError("spec", str(path), f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SpecError("spec", str(path), "is not text; give a YAML or JSON file") from None
