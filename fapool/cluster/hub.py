@@ -46,7 +46,11 @@ class Hub:
             config=self._config(grace_s),
             log=logging.getLogger("fapool.cluster.ipyparallel"),
         )
-        self._cluster.start_controller_sync()
+        try:
+            self._cluster.start_controller_sync()
+        except BaseException:
+            shutil.rmtree(self.home, ignore_errors=True)
+            raise
         self._processes = [self._cluster.controller.process]
 
     @property

@@ -63,6 +63,18 @@ def end(home: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def follow_parent() -> None:
+    """End this process as soon as the one that forked it is gone; returns at once."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="tether", daemon=True).start()
+
+
 def output(home: Path, pid: int) -> Path:
     """Where a tied process prints."""
     return home / "output" / f"{pid}.log"
@@ -81,6 +93,8 @@ def main() -> None:
         end(home)
 
     threading.Thread(target=watch, name="tether", daemon=True).start()
+    # The controller forks its schedulers, and threads do not survive a fork.
+    os.register_at_fork(after_in_child=follow_parent)
     importlib.import_module(PROGRAMS[program]).main()
 
 

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from fapool.cluster import tether
+from fapool.cluster.processes import lives
 from fapool.errors import RankFailed
 from fapool.spec import Model
 
@@ -79,12 +80,15 @@ def test_a_rank_that_died_between_runs_is_replaced_and_one_that_leaves_is_named(
 
 def test_a_dead_controller_is_replaced_with_all_ranks(ranks, store, make_spec):
     before = {rank["pid"] for rank in ranks.describe()}
-    for process in psutil.Process().children():
-        if "controller" in process.cmdline():
-            process.kill()
-            process.wait(5)
+    (controller,) = [
+        process for process in psutil.Process().children() if "controller" in process.cmdline()
+    ]
+    schedulers = controller.children(recursive=True)
+    controller.kill()
+    controller.wait(5)
     assert ranks.run(make_spec(2, 2), store).wait(60).status.state == "finished"
     assert before.isdisjoint(rank["pid"] for rank in ranks.describe())
+    assert schedulers and not any(map(lives, schedulers))
 
 
 def test_silence_ends_a_run(ranks, store, make_spec):
@@ -104,7 +108,7 @@ def test_nothing_survives_a_client_that_was_killed():
         assert len(family) >= 2
         client.kill()
     _, left = psutil.wait_procs(family, timeout=DEADLINE_S)
-    assert [each for each in left if each.status() != psutil.STATUS_ZOMBIE] == []
+    assert not any(map(lives, left))
 
 
 def test_a_tether_holds_while_the_client_lives_and_lets_go_after_the_grace(tmp_path):
