@@ -153,8 +153,9 @@ class Workbench(Panel):
         finally:
             self.shelf.refresh()
         took = duration(time.monotonic() - self._began_s)
-        self.progress.say(f"{run.status.state} in {took}: {run.name}", done=1, style=DONE)
+        self.progress.say("drawing the result", done=1)
         self.shelf.show(run)
+        self.progress.say(f"{run.status.state} in {took}: {run.name}", done=1, style=DONE)
         return run
 
     def _export(self, run: Run) -> list[Path]:

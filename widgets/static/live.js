@@ -133,7 +133,7 @@ function drawLine({ plot, grid, leases, line }, note, points) {
     high = Math.max(high, points[3 * i + 1]);
     held = Math.max(held, points[3 * i + 2]);
   }
-  const ceiling = niceCeiling(high || 1), start = points[0], span = Math.max(points[last] - start, 1);
+  const ceiling = niceCeiling(high || 1), start = points[0], span = Math.max(points[last] - start, 0.1);
   const x = (s) => left + (width - left - right) * (s - start) / span;
   const y = (value) => top + (height - top - bottom) * (1 - value / ceiling);
   for (const value of [0, ceiling / 2, ceiling]) {
@@ -142,7 +142,7 @@ function drawLine({ plot, grid, leases, line }, note, points) {
       String(Number(value.toPrecision(3)));
   }
   for (const [s, anchor] of [[start, "start"], [start + span, "end"]]) {
-    shape("text", { x: x(s), y: height - 3, "text-anchor": anchor }, grid).textContent = `${s.toFixed(0)} s`;
+    shape("text", { x: x(s), y: height - 3, "text-anchor": anchor }, grid).textContent = `${s.toFixed(span < 10 ? 1 : 0)} s`;
   }
   let path = "", area = "";
   for (let i = 0; i < count; i += 1) {
