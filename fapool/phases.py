@@ -45,6 +45,7 @@ class Phase(StrEnum):
     APPEND_KV = "append_kv", Category.COMPUTE
     ATTEND = "attend", Category.COMPUTE
     ATTEND_PARTIAL = "attend_partial", Category.COMPUTE
+    PACK = "pack", Category.COMPUTE
     MERGE = "merge", Category.COMPUTE
     OUTPUT = "output", Category.COMPUTE
     FFN = "ffn", Category.COMPUTE
@@ -69,6 +70,7 @@ class Phase(StrEnum):
 
     LEASE = "lease", Category.MANAGEMENT
     PLAN_STEP = "plan_step", Category.MANAGEMENT
+    OBSERVE = "observe", Category.MANAGEMENT  # what measuring takes between two steps
 
 
 class Owner(StrEnum):

@@ -32,7 +32,8 @@ class Control:
         Waiting counts as synchronization on a base rank. A pool rank that waits for work is idle.
         """
         if self._rank == 0:
-            self.settle()
+            with span(Phase.STEP_BARRIER):
+                self.settle()
             self._word = torch.tensor([STOP if self._stop.exists() else GO])
             self._sent = [
                 dist.isend(self._word, other, group=self._group) for other in range(1, self._world)

@@ -10,7 +10,7 @@ import torch
 from fapool import schedule
 from fapool.instrument.recorder import Recorder
 from fapool.instrument.totals import StepTotals
-from fapool.phases import Role
+from fapool.phases import Phase, Role
 from fapool.runtime.control import Control
 from fapool.runtime.plans.base import Plan
 from fapool.runtime.seat import Seat
@@ -78,7 +78,8 @@ class Engine:
                 break
             before(step)
             totals = self._step(plan, step, played)
-            after(step, totals)
+            with self._recorder.span(Phase.OBSERVE):
+                after(step, totals)
             played.steps += 1
         plan.settle()
         self._control.settle()
@@ -89,11 +90,12 @@ class Engine:
         leased, kv_tokens = plan.leased, plan.kv_tokens
         _mark_leases(plan, played)
         plan.end(step)
-        for requests, tokens in chosen:
-            for request, token in zip(requests, tokens.tolist(), strict=True):
-                played.tokens.setdefault(request, []).append(token)
-        if self._seat.device.type == "cuda":
-            torch.cuda.current_stream(self._seat.device).synchronize()
+        with self._recorder.span(Phase.DEVICE_SYNC):
+            for requests, tokens in chosen:
+                for request, token in zip(requests, tokens.tolist(), strict=True):
+                    played.tokens.setdefault(request, []).append(token)
+            if self._seat.device.type == "cuda":
+                torch.cuda.current_stream(self._seat.device).synchronize()
         totals = self._recorder.end_step(
             step=step.index,
             kind=step.kind,

@@ -36,30 +36,32 @@ class Decoder:
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token numbers [T] -> hidden states [T, E]."""
-        with self._span(Phase.EMBED):
-            return F.embedding(tokens, self._weights.embedding)
+        return F.embedding(tokens, self._weights.embedding)
 
     def layers(self, x: Tensor, positions: Tensor, attend: Attend, total: Total) -> Tensor:
         """Hidden states [T, E] through the layers that are here; `positions` [T]."""
-        rotation = self._rotation(positions, x.dtype)
+        with self._span(Phase.PROJECT):
+            rotation = self._rotation(positions, x.dtype)
         for number, weights in self._weights.layers.items():
             with self._span(Phase.PROJECT, layer=number):
                 q, k, v = self._project(weights, x, rotation)
-            attended = attend(number, q, k, v).flatten(1)
+            attended = attend(number, q, k, v)
             with self._span(Phase.OUTPUT, layer=number):
-                product = attended @ weights.output.T
-            x = x + total(product, layer=number)
+                product = attended.flatten(1) @ weights.output.T
+            product = total(product, layer=number)
             with self._span(Phase.FFN, layer=number):
+                x = x + product
                 product = self._ffn(weights, x)
-            x = x + total(product, layer=number)
+            product = total(product, layer=number)
+            with self._span(Phase.FFN, layer=number):
+                x = x + product
         return x
 
     def logits(self, x: Tensor, vocab: range) -> Tensor:
         """Hidden states [T, E] -> logits [T, len(vocab)], fp32 or wider."""
-        with self._span(Phase.LOGITS):
-            x = F.rms_norm(x, x.shape[-1:], self._weights.norm_final)
-            product = x @ self._weights.embedding[vocab.start : vocab.stop].T
-            return product if product.dtype == torch.float64 else product.float()
+        x = F.rms_norm(x, x.shape[-1:], self._weights.norm_final)
+        product = x @ self._weights.embedding[vocab.start : vocab.stop].T
+        return product if product.dtype == torch.float64 else product.float()
 
     def _project(self, weights: LayerWeights, x: Tensor, rotation: tuple[Tensor, Tensor]):
         x = F.rms_norm(x, x.shape[-1:], weights.norm_attention)

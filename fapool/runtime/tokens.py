@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fapool.phases import Phase
 from fapool.runtime.batch import Batch
 from fapool.runtime.exchange.collective import Collective
+from fapool.runtime.span import Span
 from fapool.workload import Request
 
 
@@ -49,15 +51,17 @@ class Tokens:
         return self._prompts[request]
 
 
-def greedy(logits: Tensor, vocab: range, peers: Collective) -> Tensor:
+def greedy(logits: Tensor, vocab: range, peers: Collective, span: Span) -> Tensor:
     """The token of the highest logit [n], of logits [n, len(vocab)] sliced over `peers`."""
-    best = logits.max(dim=-1)
-    if peers.size == 1:
-        return best.indices
-    pair = torch.stack([best.values.double(), (best.indices + vocab.start).double()], dim=-1)
+    with span(Phase.LOGITS):
+        best = logits.max(dim=-1)
+        if peers.size == 1:
+            return best.indices
+        pair = torch.stack([best.values.double(), (best.indices + vocab.start).double()], dim=-1)
     slices = peers.gather(pair)
-    winner = slices[..., 0].argmax(dim=0)
-    return slices[winner, torch.arange(len(winner), device=winner.device), 1].long()
+    with span(Phase.LOGITS):
+        winner = slices[..., 0].argmax(dim=0)
+        return slices[winner, torch.arange(len(winner), device=winner.device), 1].long()
 
 
 def whole(logits: Tensor, vocab: int, peers: Collective) -> Tensor:

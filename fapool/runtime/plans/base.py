@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from fapool.leases import Lease
+from fapool.phases import Phase
 from fapool.runtime.exchange.collective import Collective
 from fapool.runtime.model import Decoder
 from fapool.runtime.seat import Seat
@@ -53,13 +54,14 @@ class Ending:
         self._decoder, self._seat, self._keep = decoder, seat, keep_logits
         self.logits: dict[int, list[Tensor]] = {}  # request -> [vocab] each, whole, if kept
 
-    def choose(self, x: Tensor, requests: list[int]) -> Tensor:
-        """Hidden states [n, E] of the emitting rows -> tokens [n]."""
+    def choose(self, x: Tensor, rows: Tensor, requests: list[int]) -> Tensor:
+        """Hidden states [T, E], of which `rows` [n] emit -> tokens [n]."""
         place, peers = self._seat.place, self._seat.peers
-        logits = self._decoder.logits(x, place.vocab)
+        with self._seat.span(Phase.LOGITS):
+            logits = self._decoder.logits(x[rows], place.vocab)
         if self._keep:
             self._remember(logits, requests, peers)
-        return greedy(logits, place.vocab, peers)
+        return greedy(logits, place.vocab, peers, self._seat.span)
 
     def _remember(self, logits: Tensor, requests: list[int], peers: Collective) -> None:
         for request, row in zip(

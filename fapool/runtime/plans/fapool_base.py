@@ -77,7 +77,8 @@ class FAPoolBase:
             self._hand_over(lease)
         with self._seat.span(Phase.PLAN_STEP):
             work = self._plan(Batch(step.kind, step.segments, self._seat.device))
-        x = self._decoder.embed(self._tokens.inputs(work.batch))
+        with self._seat.span(Phase.EMBED):
+            x = self._decoder.embed(self._tokens.inputs(work.batch))
         x = self._decoder.layers(
             x,
             work.batch.positions,
@@ -88,7 +89,7 @@ class FAPoolBase:
         emitters = work.batch.emitters
         if not emitters:
             return []
-        tokens = self.ending.choose(x[work.batch.index(work.batch.emitting)], emitters)
+        tokens = self.ending.choose(x, work.batch.index(work.batch.emitting), emitters)
         self._tokens.put(emitters, tokens)
         return [(emitters, tokens)]
 
@@ -206,8 +207,9 @@ class FAPoolBase:
         transport, coming = self._seat.transport, []
         heads, dim = q.shape[1:]
         for query in work.queries:
-            new_k, new_v = k[query.stored, self._sent], v[query.stored, self._sent]
-            message = pack(q[query.asked], new_k, new_v)
+            with self._seat.span(Phase.PACK, layer=layer):
+                new_k, new_v = k[query.stored, self._sent], v[query.stored, self._sent]
+                message = pack(q[query.asked], new_k, new_v)
             if message.numel():
                 transport.send(message, query.pool_rank, Phase.SEND_QUERY, layer=layer)
             if query.share.asked:

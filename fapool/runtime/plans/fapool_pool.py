@@ -209,6 +209,7 @@ class FAPoolPool:
         first = 0
         for base, heads, _ in self._partners:
             mine = slice(first, first + heads)
-            message = pack_partial(Partial(part.out[:, mine], part.lse[:, mine]))
+            with self._seat.span(Phase.PACK, layer=layer):
+                message = pack_partial(Partial(part.out[:, mine], part.lse[:, mine]))
             self._seat.transport.send(message, base, Phase.SEND_PARTIALS, layer=layer)
             first = mine.stop

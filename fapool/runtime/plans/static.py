@@ -98,7 +98,8 @@ class StaticPlan:
     def _enter(self, batch: Batch) -> Tensor:
         if self._place.is_first:
             self._take_tokens({s.request for s in batch.segments})
-            return self._decoder.embed(self._tokens.inputs(batch))
+            with self._seat.span(Phase.EMBED):
+                return self._decoder.embed(self._tokens.inputs(batch))
         shape = (batch.tokens, self._seat.spec.model.hidden)
         like = self._seat.weights.layers[self._place.layers.start].norm_ffn
         ticket = self._seat.transport.receive(shape, like, self._place.previous, Phase.WAIT_HIDDEN)
@@ -116,7 +117,7 @@ class StaticPlan:
             return []
         if not emitters:
             return []
-        tokens = self.ending.choose(x[batch.index(batch.emitting)], emitters)
+        tokens = self.ending.choose(x, batch.index(batch.emitting), emitters)
         if self._place.is_first:
             self._tokens.put(emitters, tokens)
         else:
