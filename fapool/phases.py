@@ -63,6 +63,7 @@ class Phase(StrEnum):
     WAIT_TOKENS = "wait_tokens", Category.COMMUNICATION
     SEND_KV = "send_kv", Category.COMMUNICATION
     WAIT_KV = "wait_kv", Category.COMMUNICATION
+    POST = "post", Category.COMMUNICATION  # a receive, ahead of its wait
     DRAIN = "drain", Category.COMMUNICATION  # until what was sent is taken
 
     STEP_BARRIER = "step_barrier", Category.SYNCHRONIZATION

@@ -34,10 +34,11 @@ class Control:
         if self._rank == 0:
             with span(Phase.STEP_BARRIER):
                 self.settle()
-            self._word = torch.tensor([STOP if self._stop.exists() else GO])
-            self._sent = [
-                dist.isend(self._word, other, group=self._group) for other in range(1, self._world)
-            ]
+                self._word = torch.tensor([STOP if self._stop.exists() else GO])
+                self._sent = [
+                    dist.isend(self._word, other, group=self._group)
+                    for other in range(1, self._world)
+                ]
         else:
             with span(Phase.STEP_BARRIER) if role is Role.BASE else quiet():
                 dist.recv(self._word, 0, group=self._group)

@@ -24,16 +24,20 @@ from fapool.runtime.control import Control
 from fapool.runtime.engine import Engine, Played, head_of
 from fapool.runtime.live import Live
 from fapool.runtime.plans.base import Plan
+from fapool.runtime.record import request_columns
 from fapool.runtime.seat import Groups, take
 from fapool.sample import Sample
 from fapool.schedule import Step
 from fapool.spec import RunSpec
 from fapool.store import RunFolder
 from fapool.topology import Place
-from fapool.workload import Request, requests_of
+from fapool.workload import requests_of
 
 LOG = logging.getLogger("fapool")
 WARM_UP = -1
+"""Repeat number of steps that are not kept."""
+
+WARM_DECODE_STEPS = 4
 
 
 class Execution:
@@ -85,33 +89,32 @@ class Execution:
         spec, requests = check.probe(self._spec)
         plan = plans.make(self._seat, spec, requests, keep_logits=True)
         played: list[Played] = []
-        self._transient(lambda: played.append(self._play(plan, spec, requests, WARM_UP)))
+        self._transient(
+            lambda: played.append(self._engine.play(plan, spec, requests, repeat=WARM_UP))
+        )
         head, passed = head_of(self._spec), None
-        if self._place.rank == head and not played[0].stopped:
+        if played[0].stopped:  # by the user, before anything was measured
+            found, passed = {"passed": False, "reason": "stopped before it was done"}, True
+            if self._place.rank == head:
+                self._folder.write_json("correctness.json", found)
+        elif self._place.rank == head:
             found = check.compare(
                 spec, requests, played[0].tokens, plan.ending.logits, self._device
             )
             self._folder.write_json("correctness.json", found)
             LOG.info("check: %s", found)
             passed = found["passed"]
-        elif played[0].stopped:
-            passed = True  # stopped by the user before anything was measured
         return self._control.agree(passed, source=head)
 
     def measure(self) -> str:
         """Warm up, repeat the workload, trace a few steps; "finished" or "stopped"."""
         for _ in range(self._spec.warmup):
             self._live.stage("warming up")
-            if self._play(self._plan(), self._spec, self._requests, WARM_UP).stopped:
+            if self._warm_up().stopped:
                 return self._finish("stopped")
         for repeat in range(self._spec.repeats):
             self._live.stage("running")
-            plan = self._plan()
-            played = self._play(
-                plan, self._spec, self._requests, repeat, self._measured(plan, repeat)
-            )
-            self._timings.append((repeat, played))
-            if played.stopped:
+            if self._repeat(repeat).stopped:
                 return self._finish("stopped")
         if self._spec.capture.profile_steps:
             self._live.stage("tracing")
@@ -123,7 +126,7 @@ class Execution:
         events, steps = self._recorder.columns()
         tables = {"events": events, "steps": steps, "memory": self._meter.columns()}
         if self._place.rank == head_of(self._spec):
-            tables["requests"] = self._request_columns()
+            tables["requests"] = request_columns(self._timings, self._requests)
         for name, columns in tables.items():
             self._folder.write_part(name, self._place.rank, columns)
         self._folder.write_json(f"ranks/{self._place.rank}.json", self._about())
@@ -138,9 +141,23 @@ class Execution:
         self._meter.set(Owner.KV, plan.kv_bytes)
         return plan
 
-    def _play(self, plan: Plan, spec: RunSpec, requests: list[Request], repeat: int, after=None):
-        hooks = {"after": after} if after else {}
-        return self._engine.play(plan, spec, requests, repeat=repeat, **hooks)
+    def _repeat(self, repeat: int) -> Played:
+        """One measured pass. Its plan, and so its cache, is gone before the next one is made."""
+        plan = self._plan()
+        after = self._measured(plan, repeat)
+        played = self._engine.play(plan, self._spec, self._requests, repeat=repeat, after=after)
+        self._timings.append((repeat, played))
+        return played
+
+    def _warm_up(self) -> Played:
+        """The first wave's prefill and a few decode steps: every kernel and message once."""
+        return self._engine.play(
+            self._plan(),
+            self._spec,
+            self._requests,
+            repeat=WARM_UP,
+            last_step=self._first_decode() + WARM_DECODE_STEPS - 1,
+        )
 
     def _measured(self, plan: Plan, repeat: int) -> Callable[[Step, StepTotals], None]:
         def after(step: Step, totals: StepTotals) -> None:
@@ -198,24 +215,6 @@ class Execution:
     def _finish(self, outcome: str) -> str:
         self._live.stage("writing")
         return outcome
-
-    def _request_columns(self) -> dict[str, list[Any]]:
-        rows = [
-            (repeat, request, played.timings[request])
-            for repeat, played in self._timings
-            for request in played.finished
-        ]
-        by_id = {request.id: request for request in self._requests}
-        return {
-            "repeat": [repeat for repeat, _, _ in rows],
-            "request": [request for _, request, _ in rows],
-            "context": [by_id[request].context for _, request, _ in rows],
-            "output": [by_id[request].output for _, request, _ in rows],
-            "admitted_ns": [timing.admitted_ns for *_, timing in rows],
-            "first_token_ns": [timing.first_ns for *_, timing in rows],
-            "last_token_ns": [timing.last_ns for *_, timing in rows],
-            "leased_at": [timing.leased_at for *_, timing in rows],
-        }
 
     def _about(self) -> dict[str, Any]:
         backends, clock = self._seat.backends, self._clock

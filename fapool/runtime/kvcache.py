@@ -31,6 +31,8 @@ class BlockPool:
     def reserve(self, number: int) -> list[int]:
         """`number` blocks, consecutive if possible."""
         assert number <= len(self._free), f"{number} blocks wanted, {len(self._free)} free"
+        if not number:
+            return []
         taken = self._gap(number) or sorted(self._free)[:number]
         self._free.difference_update(taken)
         return taken
@@ -147,7 +149,7 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        shape = (len(layers), max(blocks, 1), block_tokens, kv_heads, head_dim)
+        shape = (len(layers), blocks, block_tokens, kv_heads, head_dim)
         self._k = torch.zeros(shape, dtype=dtype, device=device)
         self._v = torch.zeros(shape, dtype=dtype, device=device)
         self.layers, self.block_tokens, self.device = layers, block_tokens, device

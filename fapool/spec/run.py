@@ -44,7 +44,7 @@ class RunSpec(Strict):
     block: Annotated[int, Field(ge=1, le=4096, strict=True)] = 256  # tokens of one KV block
     prefill_chunk: Count = 2048  # tokens of one prefill step
     repeats: Count = 1
-    warmup: Annotated[int, Field(ge=0, strict=True)] = 1
+    warmup: Annotated[int, Field(ge=0, strict=True)] = 1  # passes up to the first decode steps
     seed: int = 0
     capture: Capture = Capture()
 

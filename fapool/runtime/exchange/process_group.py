@@ -78,9 +78,10 @@ class ProcessGroupTransport:
     ) -> Posted:
         """See `Transport.receive`."""
         device = torch.device("cpu") if self._by_host else like.device
-        tensor = torch.empty(shape, dtype=like.dtype, device=device)
+        with self._span(Phase.POST, layer=layer):
+            tensor = torch.empty(shape, dtype=like.dtype, device=device)
+            work = dist.irecv(tensor, source, group=self._group)
         labels = self._labels(source, self._rank, tensor, phase, layer)
-        work = dist.irecv(tensor, source, group=self._group)
         return Posted(work, tensor, labels, self._span, like.device)
 
     def drain(self) -> None:

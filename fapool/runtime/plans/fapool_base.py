@@ -193,7 +193,9 @@ class FAPoolBase:
         out = torch.empty_like(q)
         if work.local is not None:
             rows = work.local_rows
-            out[rows] = self._local.attend(work.local, layer, q[rows], k[rows], v[rows])
+            with self._seat.span(Phase.PACK, layer=layer):
+                here = [x[rows] for x in (q, k, v)]
+            out[rows] = self._local.attend(work.local, layer, *here)
         parts += self._answers(work, layer, q, coming)
         with self._seat.span(Phase.MERGE, layer=layer):
             merged = merge(parts).out
