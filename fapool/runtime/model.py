@@ -18,6 +18,7 @@ from torch import Tensor
 from fapool.phases import Phase
 from fapool.runtime.span import Span
 from fapool.runtime.weights import LayerWeights, Weights
+from fapool.spec import Model
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q [T, H, D], k [T, K, D], v [T, K, D]) -> [T, H, D]."""
@@ -29,10 +30,11 @@ Total = Callable[..., Tensor]
 class Decoder:
     """Some layers of the model, and its ends if their weights are there."""
 
-    def __init__(self, weights: Weights, *, head_dim: int, rope_base: float, span: Span) -> None:
-        self._weights, self._dim, self._span = weights, head_dim, span
-        half = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
-        self._frequencies = rope_base**-half
+    def __init__(self, weights: Weights, model: Model, span: Span) -> None:
+        self._weights, self._span = weights, span
+        self._dim, self._eps = model.head_dim, model.norm_eps
+        half = torch.arange(0, model.head_dim, 2, dtype=torch.float64) / model.head_dim
+        self._frequencies = model.rope_base**-half
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token numbers [T] -> hidden states [T, E]."""
@@ -59,12 +61,12 @@ class Decoder:
 
     def logits(self, x: Tensor, vocab: range) -> Tensor:
         """Hidden states [T, E] -> logits [T, len(vocab)], fp32 or wider."""
-        x = F.rms_norm(x, x.shape[-1:], self._weights.norm_final)
+        x = self._norm(x, self._weights.norm_final)
         product = x @ self._weights.embedding[vocab.start : vocab.stop].T
         return product if product.dtype == torch.float64 else product.float()
 
     def _project(self, weights: LayerWeights, x: Tensor, rotation: tuple[Tensor, Tensor]):
-        x = F.rms_norm(x, x.shape[-1:], weights.norm_attention)
+        x = self._norm(x, weights.norm_attention)
         heads = weights.output.shape[1] // self._dim
         qkv = (x @ weights.qkv.T).unflatten(1, (-1, self._dim))
         kv_heads = (qkv.shape[1] - heads) // 2
@@ -73,8 +75,11 @@ class Decoder:
         return q.contiguous(), k.contiguous(), v.contiguous()
 
     def _ffn(self, weights: LayerWeights, x: Tensor) -> Tensor:
-        x = F.rms_norm(x, x.shape[-1:], weights.norm_ffn)
+        x = self._norm(x, weights.norm_ffn)
         return F.gelu(x @ weights.ffn_in.T) @ weights.ffn_out.T
+
+    def _norm(self, x: Tensor, gain: Tensor) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:], gain, self._eps)
 
     def _rotation(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         if self._frequencies.device != positions.device:

@@ -51,7 +51,7 @@ def reference_logits(
 
 
 def _decoder(model: Model, weights: Weights) -> Decoder:
-    return Decoder(weights, head_dim=model.head_dim, rope_base=model.rope_base, span=quiet)
+    return Decoder(weights, model, quiet)
 
 
 def _double(layer: LayerWeights) -> LayerWeights:

@@ -51,10 +51,7 @@ class Seat:
 
     def decoder(self) -> Decoder:
         """The model over this rank's weights."""
-        model = self.spec.model
-        return Decoder(
-            self.weights, head_dim=model.head_dim, rope_base=model.rope_base, span=self.span
-        )
+        return Decoder(self.weights, self.spec.model, self.span)
 
     def cache(self, spec: RunSpec, requests: list[Request]) -> KVCache:
         """A KV cache with room for the most that this rank will hold of `requests`."""

@@ -23,6 +23,7 @@ class Model(Strict):
     ffn: Count
     vocab: Count
     rope_base: Annotated[float, Field(gt=1)] = 10_000.0
+    norm_eps: Annotated[float, Field(gt=0, lt=1)] = 1e-6
     dtype: Literal["float64", "float32", "bfloat16", "float16"] = "bfloat16"
 
     @classmethod
