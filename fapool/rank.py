@@ -100,7 +100,7 @@ def run(
     with (
         _logged(run_folder, rank),
         _freed(device),
-        _groups(spec, at, device, store, run_folder.path.name) as (groups, control),
+        meet(spec, at, device, store, run_folder.path.name) as (groups, control),
     ):
         return _execute(Execution(spec, at, device, groups, control, run_folder, publish))
 
@@ -149,7 +149,7 @@ def _logged(folder: RunFolder, rank: int) -> Iterator[None]:
 
 
 @contextmanager
-def _groups(
+def meet(
     spec: RunSpec, at: Place, device: torch.device, store: tuple[str, int], name: str
 ) -> Iterator[tuple[Groups, dist.ProcessGroup]]:
     """Every process group of the run, made by all ranks in the same order, and their end."""
