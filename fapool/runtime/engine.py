@@ -87,7 +87,7 @@ class Engine:
 
     def _step(self, plan: Plan, step: Step, played: Played) -> StepTotals:
         chosen = plan.run(step)
-        leased, kv_tokens = plan.leased, plan.kv_tokens
+        leased, kv_tokens = plan.leased, plan.cache.num_tokens
         _mark_leases(plan, played)
         plan.end(step)
         with self._recorder.span(Phase.DEVICE_SYNC):

@@ -138,7 +138,7 @@ class Execution:
 
     def _plan(self) -> Plan:
         plan = plans.make(self._seat, self._spec, self._requests)
-        self._meter.set(Owner.KV, plan.kv_bytes)
+        self._meter.set(Owner.KV, plan.cache.num_bytes)
         return plan
 
     def _repeat(self, repeat: int) -> Played:
@@ -162,7 +162,7 @@ class Execution:
     def _measured(self, plan: Plan, repeat: int) -> Callable[[Step, StepTotals], None]:
         def after(step: Step, totals: StepTotals) -> None:
             if self._spec.capture.memory:
-                self._meter.set(Owner.KV_USED, plan.kv_used_bytes)
+                self._meter.set(Owner.KV_USED, plan.cache.used_bytes)
                 self._meter.set(Owner.BUFFERS, self._seat.transport.peak_bytes)
                 now = self._recorder.clock() + self._recorder.unix_offset_ns
                 self._meter.read(repeat, step.index, now)

@@ -163,9 +163,14 @@ class KVCache:
         return self._k.nbytes + self._v.nbytes
 
     @property
+    def num_tokens(self) -> int:
+        """Tokens that lie here, of all requests."""
+        return sum(self.tokens.values())
+
+    @property
     def used_bytes(self) -> int:
-        """Bytes of the tokens that lie here."""
-        return sum(self.tokens.values()) * self.bytes_per_token
+        """Bytes of their keys and values."""
+        return self.num_tokens * self.bytes_per_token
 
     @property
     def bytes_per_token(self) -> int:

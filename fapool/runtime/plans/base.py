@@ -10,6 +10,7 @@ from torch import Tensor
 from fapool.leases import Lease
 from fapool.phases import Phase
 from fapool.runtime.exchange.collective import Collective
+from fapool.runtime.kvcache import KVCache
 from fapool.runtime.model import Decoder
 from fapool.runtime.seat import Seat
 from fapool.runtime.tokens import greedy, whole
@@ -19,6 +20,7 @@ from fapool.schedule import Step
 class Plan(Protocol):
     """One rank's part in one workload."""
 
+    cache: KVCache  # the keys and values that lie on this rank
     leased: int  # requests that this rank serves (pool) or has lent out (base)
 
     def run(self, step: Step) -> list[tuple[list[int], Tensor]]:
@@ -33,18 +35,6 @@ class Plan(Protocol):
     @property
     def leases(self) -> Mapping[int, Lease]:
         """Request -> lease, of those that are out, on whatever ranks."""
-
-    @property
-    def kv_tokens(self) -> int:
-        """Tokens whose keys lie on this rank."""
-
-    @property
-    def kv_used_bytes(self) -> int:
-        """Bytes of those keys and values."""
-
-    @property
-    def kv_bytes(self) -> int:
-        """Bytes reserved for keys and values."""
 
 
 class Ending:

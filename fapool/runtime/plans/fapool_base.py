@@ -62,7 +62,8 @@ class FAPoolBase:
     ) -> None:
         self._seat, self._place, self._spec = seat, seat.place, spec
         self._decoder = seat.decoder()
-        self._local = LocalAttention(seat.cache(spec, list(requests)), seat.backends, seat.span)
+        self.cache = seat.cache(spec, list(requests))
+        self._local = LocalAttention(self.cache, seat.backends, seat.span)
         self._blocks = {request.id: base_blocks(spec, request) for request in requests}
         self._tokens = Tokens(requests, vocab=spec.model.vocab, seed=spec.seed, device=seat.device)
         self._lending = Lending(spec, requests, seat.span)
@@ -97,8 +98,8 @@ class FAPoolBase:
         """See `Plan.end`."""
         self._lending.end(step)
         for request in step.finished:
-            if request in self._local.cache:
-                self._local.cache.free(request)
+            if request in self.cache:
+                self.cache.free(request)
 
     def settle(self) -> None:
         """See `Plan.settle`."""
@@ -114,26 +115,11 @@ class FAPoolBase:
         """See `Plan.leased`."""
         return len(self._lending.leases)
 
-    @property
-    def kv_tokens(self) -> int:
-        """See `Plan.kv_tokens`."""
-        return sum(self._local.cache.tokens.values())
-
-    @property
-    def kv_used_bytes(self) -> int:
-        """See `Plan.kv_used_bytes`."""
-        return self._local.cache.used_bytes
-
-    @property
-    def kv_bytes(self) -> int:
-        """See `Plan.kv_bytes`."""
-        return self._local.cache.num_bytes
-
     def _hand_over(self, lease: Lease) -> None:
         """Send a request's keys to its columns and forget them here."""
-        if lease.request not in self._local.cache:
+        if lease.request not in self.cache:
             return
-        cache, shards = self._local.cache, len(lease.columns)
+        cache, shards = self.cache, len(lease.columns)
         for index, column in enumerate(lease.columns):
             taken = moved(lease.request, lease.tokens, index, shards, self._spec.block)
             if taken.rows and self._sent.stop > self._sent.start:
@@ -147,8 +133,8 @@ class FAPoolBase:
         leases = self._lending.leases
         here = [s for s in batch.segments if s.request not in leases]
         for segment in here:
-            if segment.request not in self._local.cache:
-                self._local.cache.reserve(segment.request, self._blocks[segment.request])
+            if segment.request not in self.cache:
+                self.cache.reserve(segment.request, self._blocks[segment.request])
         rows = {True: [], False: []}
         own = []
         for start, s in zip(batch.starts, batch.segments, strict=True):

@@ -42,7 +42,7 @@ class FAPoolPool:
         self, seat: Seat, spec: RunSpec, requests: Sequence[Request], *, keep_logits: bool = False
     ) -> None:
         self._seat, self._place, self._spec = seat, seat.place, spec
-        self._cache = seat.cache(spec, list(requests))
+        self.cache = seat.cache(spec, list(requests))
         self._lending = Lending(spec, requests, seat.span)
         self._like = torch.empty(0, dtype=seat.dtype, device=seat.device)
         sent = kv_senders(spec.model, spec.plan)
@@ -67,8 +67,8 @@ class FAPoolPool:
     def end(self, step: Step) -> None:
         """See `Plan.end`."""
         for lease in self._lending.end(step):
-            if lease.request in self._cache:
-                self._cache.free(lease.request)
+            if lease.request in self.cache:
+                self.cache.free(lease.request)
 
     def settle(self) -> None:
         """See `Plan.settle`."""
@@ -85,21 +85,6 @@ class FAPoolPool:
         leases = self._lending.leases.values()
         return sum(self._place.column in lease.columns for lease in leases)
 
-    @property
-    def kv_tokens(self) -> int:
-        """See `Plan.kv_tokens`."""
-        return sum(self._cache.tokens.values())
-
-    @property
-    def kv_used_bytes(self) -> int:
-        """See `Plan.kv_used_bytes`."""
-        return self._cache.used_bytes
-
-    @property
-    def kv_bytes(self) -> int:
-        """See `Plan.kv_bytes`."""
-        return self._cache.num_bytes
-
     def _shard(self, lease: Lease) -> tuple[int, int]:
         return lease.columns.index(self._place.column), len(lease.columns)
 
@@ -107,7 +92,7 @@ class FAPoolPool:
         """Reserve blocks for all that the request will have here, and receive what it has."""
         index, shards = self._shard(lease)
         total = -(-self._lending.cached(lease.request) // self._spec.block)
-        self._cache.reserve(lease.request, local_blocks(total, shards, index))
+        self.cache.reserve(lease.request, local_blocks(total, shards, index))
         taken = moved(lease.request, lease.tokens, index, shards, self._spec.block)
         if not taken.rows:
             return
@@ -126,13 +111,13 @@ class FAPoolPool:
             for ticket, shape in zip(coming, shapes, strict=True)
             if ticket
         ]
-        slots = torch.tensor(self._cache.slots(lease.request, taken.positions))
+        slots = torch.tensor(self.cache.slots(lease.request, taken.positions))
         k, v = (torch.cat(parts, dim=2) for parts in zip(*pairs, strict=True))
-        self._cache.write(slots.to(self._seat.device), k, v)
-        self._cache.tokens[lease.request] = len(taken.rows)
+        self.cache.write(slots.to(self._seat.device), k, v)
+        self.cache.tokens[lease.request] = len(taken.rows)
 
     def _plan(self, step: Step) -> Work | None:
-        leases, cache = self._lending.leases, self._cache
+        leases, cache = self._lending.leases, self.cache
         if not self.leased:
             return None
         batch = Batch(step.kind, step.segments, self._seat.device)
@@ -153,12 +138,12 @@ class FAPoolPool:
         if kind == "decode" and mine.asked:
             requests = [asked.request for asked in mine.asked]
             lengths = [asked.visible for asked in mine.asked]
-            yield slice(0, len(requests)), self._cache.rows(requests, lengths)
+            yield slice(0, len(requests)), self.cache.rows(requests, lengths)
             return
         start = 0
         for asked in mine.asked:
             rows = slice(start, start + len(asked.rows))
-            yield rows, self._cache.rows([asked.request], [asked.visible])
+            yield rows, self.cache.rows([asked.request], [asked.visible])
             start = rows.stop
 
     def _serve(self, work: Work, layer: int) -> None:
@@ -169,7 +154,7 @@ class FAPoolPool:
             with self._seat.span(Phase.APPEND_KV, layer=layer):
                 k = torch.cat([k for _, k, _ in messages], dim=1)
                 v = torch.cat([v for _, _, v in messages], dim=1)
-                self._cache.append(layer, work.slots, k, v)
+                self.cache.append(layer, work.slots, k, v)
         if not asked:
             return
         with self._seat.span(Phase.ATTEND_PARTIAL, layer=layer):
@@ -198,9 +183,9 @@ class FAPoolPool:
         backends = self._seat.backends
         if work.batch.kind == "decode":
             ((_, rows),) = work.views
-            return over(backends.decode, q.unsqueeze(1), self._cache.view(layer, rows))
+            return over(backends.decode, q.unsqueeze(1), self.cache.view(layer, rows))
         parts = [
-            over(backends.prefill, q[at].unsqueeze(0), self._cache.view(layer, rows))
+            over(backends.prefill, q[at].unsqueeze(0), self.cache.view(layer, rows))
             for at, rows in work.views
         ]
         return Partial(torch.cat([p.out for p in parts]), torch.cat([p.lse for p in parts]))

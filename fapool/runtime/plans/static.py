@@ -36,7 +36,8 @@ class StaticPlan:
     ) -> None:
         self._seat, self._place = seat, seat.place
         self._decoder = seat.decoder()
-        self._local = LocalAttention(seat.cache(spec, list(requests)), seat.backends, seat.span)
+        self.cache = seat.cache(spec, list(requests))
+        self._local = LocalAttention(self.cache, seat.backends, seat.span)
         self._blocks = {request.id: base_blocks(spec, request) for request in requests}
         self._tokens = Tokens(requests, vocab=spec.model.vocab, seed=spec.seed, device=seat.device)
         self._coming: deque[tuple[Ticket, list[int]]] = deque()  # tokens on their way back
@@ -68,31 +69,16 @@ class StaticPlan:
         """See `Plan.end`."""
         self._take_tokens(set(step.finished))
         for request in step.finished:
-            self._local.cache.free(request)
+            self.cache.free(request)
 
     def settle(self) -> None:
         """See `Plan.settle`."""
         self._take_tokens({request for _, requests in self._coming for request in requests})
 
-    @property
-    def kv_tokens(self) -> int:
-        """See `Plan.kv_tokens`."""
-        return sum(self._local.cache.tokens.values())
-
-    @property
-    def kv_used_bytes(self) -> int:
-        """See `Plan.kv_used_bytes`."""
-        return self._local.cache.used_bytes
-
-    @property
-    def kv_bytes(self) -> int:
-        """See `Plan.kv_bytes`."""
-        return self._local.cache.num_bytes
-
     def _plan(self, batch: Batch) -> LocalBatch:
         for segment in batch.segments:
-            if segment.request not in self._local.cache:
-                self._local.cache.reserve(segment.request, self._blocks[segment.request])
+            if segment.request not in self.cache:
+                self.cache.reserve(segment.request, self._blocks[segment.request])
         return self._local.plan(batch)
 
     def _enter(self, batch: Batch) -> Tensor:
