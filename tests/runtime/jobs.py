@@ -53,8 +53,8 @@ def play(rank: int, port: int, name: str, spec: str, requests: list) -> dict[str
             "logits": {r: torch.stack(rows) for r, rows in ending.logits.items()} if ending else {},
             "leased_at": {r: timing.leased_at for r, timing in played.timings.items()},
             "leases": leases,
-            "kv_bytes": plan.kv_bytes,
-            "kv_used_at_end": plan.kv_used_bytes,
+            "kv_bytes": plan.cache.num_bytes,
+            "kv_used_at_end": plan.cache.used_bytes,
             "peak_buffers": seat.transport.peak_bytes,
             "events": events,
             "steps": steps,
@@ -62,12 +62,19 @@ def play(rank: int, port: int, name: str, spec: str, requests: list) -> dict[str
 
 
 def run(rank: int, port: int, name: str, spec: str, folder: str) -> tuple[str, list] | None:
-    """`rank.run`, with all that it publishes."""
+    """`rank.run`, with all that it publishes; the newest of rank 0 also under `progress`."""
     spec, samples = parse(spec), []
     if rank >= spec.plan.world:
         return None
+    store = dist.TCPStore(HOST, port, is_master=False)
+
+    def publish(sample) -> None:
+        samples.append(sample.model_dump())
+        if rank == 0:
+            store.set(f"progress/{folder}", f"{sample.stage} {sample.step}")
+
     ending = rank_side.run(
-        spec, rank=rank, store=(HOST, port), folder=Path(folder), publish=samples.append
+        spec, rank=rank, store=(HOST, port), folder=Path(folder), publish=publish
     )
     return ending, samples
 
