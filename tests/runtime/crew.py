@@ -38,11 +38,6 @@ class Crew:
                     )
                 )
 
-    @property
-    def address(self) -> tuple[str, int]:
-        """Where ranks meet."""
-        return "127.0.0.1", self._store.port
-
     def post(self, job: str, **arguments: Any) -> int:
         """Start a job on every rank; its number."""
         self._asked += 1
@@ -70,6 +65,13 @@ class Crew:
         raised = [result for result in results if isinstance(result, str)]
         assert not raised, "\n".join(raised)
         return results
+
+    def progress(self, folder: Path) -> tuple[str, int]:
+        """(stage, measured steps done) of a run that goes on, as rank 0 last said."""
+        key = f"progress/{folder}"
+        said = self._store.get(key).decode() if self._store.check([key]) else "starting 0"
+        stage, _, step = said.rpartition(" ")
+        return stage, int(step)
 
     def ask(self, job: str, **arguments: Any) -> list[Any]:
         """Run a job on every rank and wait for it."""

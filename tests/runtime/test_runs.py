@@ -1,0 +1,177 @@
+"""Whole runs on four ranks: what the folder says of them adds up."""
+
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from fapool.analysis.breakdown import PARTS, breakdown
+from fapool.analysis.load import load
+from fapool.forecast.memory import footprint
+from fapool.phases import Category, Owner
+from fapool.spec import Capture, FAPool, Model, RunSpec, Static, TraceWorkload, Workload
+from fapool.store import Run, RunFolder, Store
+from tests.runtime.crew import Crew
+
+pytestmark = pytest.mark.ranks
+
+LENGTHS = ((30, 4), (5, 3), (16, 6), (9, 12), (40, 1), (1, 2))
+MODEL = Model(
+    layers=4, hidden=24, heads=4, kv_heads=2, head_dim=8, ffn=36, vocab=53, dtype="float32"
+)
+PLANS = [
+    Static(tp=4),
+    Static(tp=2, pp=2),
+    Static(tp=1, pp=4),
+    FAPool(base=1, pool=3, threshold=12),
+    FAPool(base=2, pool=2, threshold=12),
+]
+
+
+def make_spec(plan, folder: Path, **changes) -> RunSpec:
+    lengths = folder / "lengths.csv"
+    rows = pd.DataFrame(LENGTHS, columns=["ContextTokens", "GeneratedTokens"])
+    rows.to_csv(lengths, index=False)
+    work = TraceWorkload(path=lengths, sample=len(LENGTHS), batch=3)
+    fields = {"model": MODEL, "plan": plan, "workload": work, "device": "cpu", "block": 4}
+    fields |= {"prefill_chunk": 8, "repeats": 2, "capture": Capture(live_hz=20)}
+    return RunSpec(**(fields | changes))
+
+
+def run_on(crew: Crew, spec: RunSpec) -> tuple[Run, list[list[dict]]]:
+    folder = Store().create(spec)
+    came = crew.ask("run", spec=spec.to_json(), folder=str(folder.path))
+    endings = {ending for ending, _ in filter(None, came)}
+    assert len(endings) == 1
+    return folder.finish(endings.pop()), [samples for _, samples in filter(None, came)]
+
+
+@pytest.fixture(params=PLANS, ids=str)
+def finished(request, crew, profiles, tmp_path) -> tuple[Run, list[list[dict]]]:
+    return run_on(crew, make_spec(request.param, tmp_path))
+
+
+def test_a_run_adds_up(finished):
+    run, samples = finished
+    assert run.status.state == "finished"
+    assert run.correctness["passed"] is True
+    tables = load(run)  # steps share their borders, or this raises
+    check_breakdown(tables)
+    check_requests(tables)
+    check_memory(tables)
+    check_samples(tables, samples)
+
+
+def check_breakdown(tables) -> None:
+    parted = breakdown(tables)
+    wall = (tables.steps["end_ns"] - tables.steps["start_ns"]).sum()
+    assert parted.steps[PARTS].to_numpy().sum() == wall
+    assert parted.unmatched == 0
+    assert parted.exchanges > 0
+    counted = tables.steps.groupby(["repeat", "rank"])["step"].agg(list)
+    assert len(counted) == 2 * tables.spec.plan.world
+    assert all(steps == list(range(len(counted.iloc[0]))) for steps in counted)
+
+
+def check_requests(tables) -> None:
+    asked = [(i, c, o) for i, (c, o) in enumerate(LENGTHS)]
+    for _, rows in tables.requests.groupby("repeat"):
+        found = rows.sort_values("request")[["request", "context", "output"]]
+        assert [tuple(row) for row in found.to_numpy().tolist()] == asked
+        assert (rows["admitted_ns"] <= rows["first_token_ns"]).all()
+        assert (rows["first_token_ns"] <= rows["last_token_ns"]).all()
+        alone = rows["output"] == 1
+        assert ((rows["first_token_ns"] == rows["last_token_ns"]) == alone).all()
+        leased = dict(zip(rows["request"], rows["leased_at"], strict=True))
+        pooled = {i: (0 if c > 12 else 12) if c + o - 1 > 12 else -1 for i, c, o in asked}
+        assert leased == (
+            pooled if isinstance(tables.spec.plan, FAPool) else dict.fromkeys(pooled, -1)
+        )
+
+
+def check_memory(tables) -> None:
+    forecast = footprint(tables.spec)
+    for rank, rows in tables.memory.groupby("rank"):
+        held = rows.groupby("owner")["bytes"]
+        for owner in (Owner.WEIGHTS, Owner.KV):
+            assert set(held.get_group(owner)) == {forecast[rank][owner]}
+        assert held.get_group(Owner.KV_USED).max() <= forecast[rank][Owner.KV]
+
+
+def check_samples(tables, samples: list[list[dict]]) -> None:
+    for rank, said in enumerate(samples):
+        assert [sample["sequence"] for sample in said] == list(range(1, len(said) + 1))
+        assert said[0]["stage"] == "loading"
+        last = said[-1]
+        assert last["stage"] == "finished"
+        steps = tables.steps[tables.steps["rank"] == rank]
+        assert last["step"] == last["steps"] == len(steps)
+        assert last["wall_ns"] == (steps["end_ns"] - steps["start_ns"]).sum()
+        assert sum(last["category_ns"].values()) == last["wall_ns"]
+        assert set(last["category_ns"]) == set(Category)
+
+
+@pytest.mark.parametrize(
+    "plan", [Static(tp=2, pp=2), FAPool(base=1, pool=3, threshold=12)], ids=str
+)
+def test_stop_ends_all_ranks_with_the_step_that_they_are_in(crew, profiles, tmp_path, plan):
+    work = Workload(batch=2, context=8, output=100_000)
+    spec = make_spec(plan, tmp_path, workload=work, warmup=0)
+    folder = Store().create(spec)
+    job = crew.post("run", spec=spec.to_json(), folder=str(folder.path))
+    wait_for(crew, folder, "running", 5)
+    folder.stop_file.touch()
+    touched_ns = time.time_ns()
+    endings = {ending for ending, _ in crew.take(job)}
+    assert endings == {"stopped"}
+    run = folder.finish("stopped")
+    assert run.status.state == "stopped"
+    steps = load(run).steps
+    assert len(set(steps.groupby("rank")["step"].max())) == 1
+    first = steps[steps["rank"] == 0]
+    clocks_ns = 5_000_000
+    assert first["start_ns"].max() <= touched_ns + clocks_ns
+    assert run.table("requests").empty  # none got to its end
+
+
+def wait_for(crew: Crew, folder: RunFolder, stage: str, steps: int) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        at, done = crew.progress(folder.path)
+        if at == stage and done >= steps:
+            return
+        assert time.monotonic() < deadline, f"still {at}, {done} steps done"
+        time.sleep(0.02)
+
+
+def test_stop_before_anything_was_measured_leaves_a_folder_that_says_so(crew, profiles, tmp_path):
+    spec = make_spec(FAPool(base=2, pool=2, threshold=12), tmp_path)
+    folder = Store().create(spec)
+    folder.stop_file.touch()
+    endings = {
+        ending for ending, _ in crew.ask("run", spec=spec.to_json(), folder=str(folder.path))
+    }
+    assert endings == {"stopped"}
+    run = folder.finish("stopped")
+    assert run.correctness["passed"] is False
+    assert run.table("steps").empty
+
+
+def test_spans_can_be_switched_off_and_steps_stay(crew, profiles, tmp_path):
+    capture = Capture(spans=False, memory=False)
+    spec = make_spec(FAPool(base=1, pool=3, threshold=12), tmp_path, capture=capture, repeats=1)
+    run, _ = run_on(crew, spec)
+    assert run.table("events").empty
+    assert run.table("memory").empty
+    tables = load(run)
+    parted = breakdown(tables).steps
+    assert (parted["idle_ns"] == parted["wall_ns"]).all()
+
+
+def test_a_traced_run_brings_the_trace_of_every_rank(crew, profiles, tmp_path):
+    capture = Capture(profile_steps=2)
+    spec = make_spec(FAPool(base=2, pool=2, threshold=12), tmp_path, capture=capture, repeats=1)
+    run, _ = run_on(crew, spec)
+    assert [path.name.split(".")[0] for path in run.traces] == ["rank0", "rank1", "rank2", "rank3"]
+    assert breakdown(load(run)).unmatched == 0
