@@ -31,7 +31,7 @@ from fapool.runtime.seat import Groups
 from fapool.sample import Sample
 from fapool.spec import RunSpec
 from fapool.store import RunFolder
-from fapool.topology import Place, check_ranks, place
+from fapool.topology import Place, place
 
 LOG = logging.getLogger("fapool")
 PATIENCE = timedelta(minutes=10)
@@ -95,7 +95,6 @@ def run(
         Exception: whatever went wrong, after word of it was left in the folder.
     """
     run_folder = RunFolder(folder)
-    check_ranks(spec, spec.plan.world)
     device, at = device_of(spec.device, rank), place(spec, rank)
     with (
         _logged(run_folder, rank),

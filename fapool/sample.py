@@ -26,4 +26,4 @@ class Sample(BaseModel):
     leases: int  # leases now held (pool) or out (base)
     memory_bytes: dict[str, int]  # Owner -> bytes, newest reading
     capacity_bytes: int  # memory of the device; on CPU, of the machine
-    how: str  # how category_ns was made: "host clock", "cuda events"
+    how: str  # how category_ns was made: "host clock", "cuda events"; "none": all idle

@@ -67,6 +67,11 @@ class Recorder:
         self._steps: list[tuple] = []
         self._spans: list[list] = []  # of each of these steps
 
+    @property
+    def method(self) -> str:
+        """How spans are timed now, as `fapool.phases.STEPS` says it."""
+        return (CUDA_EVENTS if self.events else HOST_CLOCK) if self.enabled else NO_SPANS
+
     def span(
         self,
         phase: Phase,
@@ -115,10 +120,9 @@ class Recorder:
         self._start = end
         self._set_anchor()
         if self._repeat >= 0:
-            method = (CUDA_EVENTS if self.events else HOST_CLOCK) if self.enabled else NO_SPANS
             unix = self.unix_offset_ns
             head = (self._repeat, self.rank, step, self.role, kind, start + unix, end + unix)
-            self._steps.append((*head, requests, tokens, leased, kv_tokens, method))
+            self._steps.append((*head, requests, tokens, leased, kv_tokens, self.method))
             self._spans.append(spans)
         return partition(start, end, [(s[1], s[2], PRIORITY[s[0][0]]) for s in spans])
 

@@ -71,7 +71,7 @@ class Execution:
             steps=steps,
             hz=spec.capture.live_hz,
             capacity_bytes=self._meter.capacity_bytes,
-            how="cuda events" if device.type == "cuda" else "host clock",
+            how=self._recorder.method,
         )
         self._live.stage("loading")
         self._seat = take(spec, place, device=device, groups=groups, span=self._recorder.span)
