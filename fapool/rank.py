@@ -25,7 +25,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from fapool.errors import CheckFailed
+from fapool.errors import CheckFailed, SpecError
 from fapool.runtime.execution import Execution
 from fapool.runtime.seat import Groups
 from fapool.sample import Sample
@@ -40,9 +40,9 @@ PATIENCE = timedelta(minutes=10)
 _open: list[dist.TCPStore] = []  # the rendezvous that this process hosts, at most one
 
 
-def describe(rank: int) -> dict[str, Any]:
+def describe(rank: int, wanted: str = "auto") -> dict[str, Any]:
     """What this process runs on: host, pid, device, device_name, capacity_bytes (free now)."""
-    device = device_of("auto", rank)
+    device = device_of(wanted, rank)
     here = {"host": socket.gethostname(), "pid": os.getpid(), "device": str(device)}
     if device.type == "cpu":
         free, name = psutil.virtual_memory().available, "CPU"
@@ -52,17 +52,23 @@ def describe(rank: int) -> dict[str, Any]:
 
 
 def device_of(wanted: str, rank: int) -> torch.device:
-    """The device of a rank: its own GPU of the host if there are any and they are wanted."""
-    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+    """The device of a rank: its own GPU of the host if there are any and they are wanted.
+
+    Raises:
+        SpecError: a GPU is wanted and there is none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise SpecError("device", wanted, "torch sees no GPU here; choose cpu or auto")
+    if wanted == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     local = int(os.environ.get("LOCAL_RANK", rank))
     return torch.device("cuda", local % max(1, torch.cuda.device_count()))
 
 
-def shares_device(world: int) -> bool:
-    """Whether `world` ranks are more than this host's share of them has GPUs."""
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
-    return min(local, world) > torch.cuda.device_count()
+def crowd(device: torch.device, world: int) -> int:
+    """How many of `world` ranks share a device of this host, at most."""
+    local = min(int(os.environ.get("LOCAL_WORLD_SIZE", world)), world)
+    return local if device.type == "cpu" else -(-local // torch.cuda.device_count())
 
 
 def open_store(host: str = "127.0.0.1") -> tuple[str, int]:
@@ -152,7 +158,7 @@ def meet(
     spec: RunSpec, at: Place, device: torch.device, store: tuple[str, int], name: str
 ) -> Iterator[tuple[Groups, dist.ProcessGroup]]:
     """Every process group of the run, made by all ranks in the same order, and their end."""
-    backend = "nccl" if device.type == "cuda" and not shares_device(at.world) else "gloo"
+    backend = "nccl" if device.type == "cuda" and crowd(device, at.world) == 1 else "gloo"
     host, port = store
     meeting = dist.TCPStore(host, port, is_master=False, timeout=PATIENCE)
     dist.init_process_group(

@@ -10,12 +10,14 @@ import time
 from pathlib import Path
 
 import psutil
+import torch
 from torch import distributed as dist
 
 from fapool import rank as rank_side
 from fapool import spec as specs
 from fapool.errors import SpecError
 from fapool.forecast.memory import check_fits
+from fapool.runtime.attention import choose
 from fapool.spec import RunSpec
 from fapool.store import RunFolder, Store
 from fapool.topology import check_ranks
@@ -43,11 +45,12 @@ def run_spec(spec: RunSpec, store: Store) -> Path | None:
     """Run `spec` on the ranks that torchrun started; the run's path on rank 0, None elsewhere.
 
     Ranks beyond the plan's return at once. Collective over the plan's ranks.
+
+    Raises:
+        SpecError: these ranks cannot run it; nothing was started.
     """
     rank, available = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    check_ranks(spec, available)
-    capacity = rank_side.describe(rank)["capacity_bytes"]
-    check_fits(spec, [capacity] * spec.plan.world)
+    _check_here(spec, rank, available)
     if rank >= spec.plan.world:
         return None
     address = _rendezvous(rank)
@@ -65,6 +68,16 @@ def run_spec(spec: RunSpec, store: Store) -> Path | None:
     return run.path
 
 
+def _check_here(spec: RunSpec, rank: int, available: int) -> None:
+    """Refuse what these ranks cannot run: too few, no such device or kernel, too little memory."""
+    check_ranks(spec, available)
+    device, model, world = rank_side.device_of(spec.device, rank), spec.model, spec.plan.world
+    dtype = getattr(torch, model.dtype)
+    choose(spec.backend, device=device, dtype=dtype, head_dim=model.head_dim)
+    here = rank_side.describe(rank, spec.device)["capacity_bytes"]
+    check_fits(spec, [here // rank_side.crowd(device, world)] * world)
+
+
 def _rendezvous(rank: int) -> tuple[str, int]:
     """Where the ranks meet: torchrun's own store if it keeps one, else rank 0's."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
@@ -80,9 +93,12 @@ _shared = [0]  # runs whose folder this process has shared: the key differs from
 
 
 def _share_folder(spec: RunSpec, store: Store, rank: int, address: tuple[str, int]) -> RunFolder:
-    """Rank 0 makes the folder; the others learn its path."""
+    """Rank 0 makes the folder; the others learn its path.
+
+    torchrun's store outlives the ranks that it restarts: each attempt has keys of its own.
+    """
     meeting = dist.TCPStore(*address, is_master=False, timeout=rank_side.PATIENCE)
-    key = f"fapool/folder/{_shared[0]}"
+    key = f"fapool/folder/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{_shared[0]}"
     _shared[0] += 1
     if rank == 0:
         folder = store.create(spec)
