@@ -158,6 +158,14 @@ def test_stop_before_anything_was_measured_leaves_a_folder_that_says_so(crew, pr
     assert run.table("steps").empty
 
 
+def test_messages_of_the_check_are_no_buffers_of_the_workload(crew, profiles, tmp_path):
+    work = Workload(batch=2, context=8, output=2)
+    spec = make_spec(FAPool(base=1, pool=3, threshold=12), tmp_path, workload=work)
+    run, _ = run_on(crew, spec)
+    memory = run.table("memory")
+    assert set(memory.loc[memory["owner"] == Owner.BUFFERS, "bytes"]) == {0}
+
+
 def test_spans_can_be_switched_off_and_steps_stay(crew, profiles, tmp_path):
     capture = Capture(spans=False, memory=False)
     spec = make_spec(FAPool(base=1, pool=3, threshold=12), tmp_path, capture=capture, repeats=1)

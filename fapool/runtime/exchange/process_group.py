@@ -60,7 +60,7 @@ class ProcessGroupTransport:
         self._counts: defaultdict[str, int] = defaultdict(int)
         self._sent: list[Posted] = []
         self._live_bytes = 0
-        self.peak_bytes = 0  # most that messages under way ever held
+        self.peak_bytes = 0  # most that messages under way held since `forget_peak`
 
     def send(self, tensor: Tensor, to: int, phase: Phase, *, layer: int = -1) -> Posted:
         """See `Transport.send`."""
@@ -92,6 +92,10 @@ class ProcessGroupTransport:
                     ticket.wait()
         self._sent.clear()
         self._live_bytes = 0
+
+    def forget_peak(self) -> None:
+        """Measure `peak_bytes` anew, from what is under way."""
+        self.peak_bytes = self._live_bytes
 
     def _labels(self, source: int, to: int, tensor: Tensor, phase: Phase, layer: int) -> dict:
         channel = f"{source}>{to}{self._name}"
