@@ -23,7 +23,7 @@ HERE = [
     pytest.param("flash_attn", torch.float16, marks=CUDA),
 ]
 HEADS = [(4, 4), (8, 2), (6, 1)]  # MHA, GQA, MQA
-DIM = 32
+DIM = 64
 ERROR = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 
 
