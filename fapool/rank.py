@@ -26,6 +26,7 @@ import torch
 import torch.distributed as dist
 
 from fapool.errors import CheckFailed, SpecError
+from fapool.runtime.attention import choose
 from fapool.runtime.execution import Execution
 from fapool.runtime.seat import Groups
 from fapool.sample import Sample
@@ -63,6 +64,18 @@ def device_of(wanted: str, rank: int) -> torch.device:
         return torch.device("cpu")
     local = int(os.environ.get("LOCAL_RANK", rank))
     return torch.device("cuda", local % max(1, torch.cuda.device_count()))
+
+
+def check_kernel(spec: RunSpec, rank: int) -> torch.device:
+    """The device that `rank` would run on, if it is there and the spec's backend runs on it.
+
+    Raises:
+        SpecError: names the device or the backend, and the way out.
+    """
+    device, model = device_of(spec.device, rank), spec.model
+    dtype = getattr(torch, model.dtype)
+    choose(spec.backend, device=device, dtype=dtype, head_dim=model.head_dim)
+    return device
 
 
 def crowd(device: torch.device, world: int) -> int:

@@ -10,14 +10,12 @@ import time
 from pathlib import Path
 
 import psutil
-import torch
 from torch import distributed as dist
 
 from fapool import rank as rank_side
 from fapool import spec as specs
 from fapool.errors import SpecError
 from fapool.forecast.memory import check_fits
-from fapool.runtime.attention import choose
 from fapool.spec import RunSpec
 from fapool.store import RunFolder, Store
 from fapool.topology import check_ranks
@@ -71,9 +69,7 @@ def run_spec(spec: RunSpec, store: Store) -> Path | None:
 def _check_here(spec: RunSpec, rank: int, available: int) -> None:
     """Refuse what these ranks cannot run: too few, no such device or kernel, too little memory."""
     check_ranks(spec, available)
-    device, model, world = rank_side.device_of(spec.device, rank), spec.model, spec.plan.world
-    dtype = getattr(torch, model.dtype)
-    choose(spec.backend, device=device, dtype=dtype, head_dim=model.head_dim)
+    device, world = rank_side.check_kernel(spec, rank), spec.plan.world
     here = rank_side.describe(rank, spec.device)["capacity_bytes"]
     check_fits(spec, [here // rank_side.crowd(device, world)] * world)
 
