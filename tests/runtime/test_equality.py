@@ -82,8 +82,11 @@ def check_memory(spec: RunSpec, requests: list[Request], played: list[dict]) -> 
         assert came["leases"][-1]["leased"] == []
 
 
-@pytest.mark.parametrize("kv_heads", [MHA, GQA, MQA])
-@pytest.mark.parametrize(("tp", "pp"), [(1, 1), (2, 1), (4, 1), (1, 2), (2, 2), (1, 4)])
+GRIDS = [(tp, pp, kv) for tp, pp in ((2, 1), (4, 1), (2, 2)) for kv in (MHA, GQA, MQA)]
+GRIDS += [(1, 1, MHA), (1, 1, MQA), (1, 2, GQA), (1, 4, MHA)]
+
+
+@pytest.mark.parametrize(("tp", "pp", "kv_heads"), GRIDS)
 def test_static_layouts_equal_one_device(crew, tp, pp, kv_heads):
     model = make_model(kv_heads, layers=5 if pp == 4 else 2)
     check_equal(crew, make_spec(Static(tp=tp, pp=pp), model=model))
@@ -100,11 +103,11 @@ def test_micro_batches_change_nothing_even_where_their_number_does_from_step_to_
     check_equal(crew, make_spec(plan, model=make_model(layers=4), batch=4))
 
 
-POOLS = [(1, 0), (2, 0), (1, 1), (1, 2), (1, 3), (2, 1), (2, 2)]
+POOLS = [(base, pool, kv) for base, pool in ((1, 3), (2, 1), (2, 2)) for kv in (MHA, GQA, MQA)]
+POOLS += [(1, 0, GQA), (2, 0, MQA), (1, 1, MHA), (1, 1, MQA), (1, 2, GQA)]
 
 
-@pytest.mark.parametrize("kv_heads", [MHA, GQA, MQA])
-@pytest.mark.parametrize(("base", "pool"), POOLS)
+@pytest.mark.parametrize(("base", "pool", "kv_heads"), POOLS)
 def test_pools_of_every_shape_equal_one_device(crew, base, pool, kv_heads):
     check_equal(crew, make_spec(fapool(base, pool), model=make_model(kv_heads)))
 
