@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fapool.analysis.metrics import DEFINITIONS, per_repeat, per_request
+from fapool.analysis.metrics import DEFINITIONS, UNRATED, per_repeat, per_request
 from fapool.analysis.study import Study, studies
 from fapool.spec import RunSpec
 from fapool.store import Run
@@ -18,6 +18,8 @@ NOT_COMPARED = {"name", "capture"}
 
 def compare(*runs: Run) -> pd.DataFrame:
     """Index: metric. Columns: `unit`, one per run by its label, `<label> / first` for the others.
+
+    Numbers of GPUs have no ratio (NaN): they are no achievement.
 
     Raises:
         StoreError: there is no run, one comes twice, did not finish, or was not correct.
@@ -30,7 +32,8 @@ def side_by_side(found: Sequence[Study]) -> pd.DataFrame:
     columns = {study.label: study.metrics for study in found}
     table = pd.DataFrame(columns, index=list(DEFINITIONS), dtype=float)
     first, *others = columns
-    table = table.assign(**{f"{label} / first": table[label] / table[first] for label in others})
+    rated = table[first].drop(list(UNRATED))
+    table = table.assign(**{f"{label} / first": table[label] / rated for label in others})
     table.insert(0, "unit", [unit for unit, _ in DEFINITIONS.values()])
     return table.rename_axis("metric")
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fapool.analysis.breakdown import Breakdown
+from fapool.analysis.charged import charge
 from fapool.analysis.load import Tables
 from fapool.phases import Category, Role
 
@@ -17,8 +18,8 @@ DEFINITIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "gpus": ("GPUs", "reserved GPUs: the ranks of the plan, base and pool"),
         "charged_gpus": (
             "GPUs",
-            "charged GPU-seconds / elapsed: a base rank is charged always, a pool rank in the "
-            "steps in which it serves a lease",
+            "charged GPU-seconds / elapsed: a base rank is charged for all that elapses, a pool "
+            "rank for its steps in which it serves a lease, with its waits for the base",
         ),
         "ttft_mean": ("ms", "TTFT = first token - admission, per request; mean over requests"),
         "ttft_p50": ("ms", "median of TTFT over requests"),
@@ -44,7 +45,7 @@ DEFINITIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "tpot_gpu": ("GPU·ms", "mean TPOT x reserved GPUs: what one token of a request takes"),
         "tpot_charged_gpu": (
             "GPU·ms",
-            "mean TPOT x GPUs charged in decode steps (charged wall time / rank 0's wall time)",
+            "mean TPOT x GPUs charged while rank 0 runs a decode step, mean over that time",
         ),
         "utilisation_base": ("%", "computation / wall time, over base ranks and all steps"),
         "utilisation_pool": ("%", "computation / wall time, over pool ranks and all steps"),
@@ -57,9 +58,22 @@ DEFINITIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 """Metric -> (unit, definition), in the order in which they are shown."""
 
+UNRATED = frozenset({"gpus", "charged_gpus"})
+"""Metrics that are no achievement: a ratio of two of them says nothing."""
+
 HIGHER_IS_BETTER = frozenset(
     {name for name in DEFINITIONS if name.startswith(("tps", "utilisation", "overlap"))}
 )
+
+
+def definitions(*, on_gpus: bool = True) -> Mapping[str, tuple[str, str]]:
+    """`DEFINITIONS`, in the words of the machine: ranks without a GPU are not called GPUs."""
+    if on_gpus:
+        return DEFINITIONS
+    return {
+        name: (unit.replace("GPU", "rank"), text.replace("GPU", "rank"))
+        for name, (unit, text) in DEFINITIONS.items()
+    }
 
 
 def per_request(tables: Tables) -> pd.DataFrame:
@@ -92,21 +106,19 @@ def metrics(tables: Tables, parted: Breakdown) -> dict[str, float | None]:
     requests, repeats, steps = per_request(tables), per_repeat(tables), parted.steps
     for name in ("ttft", "tpot"):
         found |= _spread(name, requests[f"{name}_ms"].dropna().to_numpy())
-    decode = steps[steps["kind"] == "decode"]
-    decode_ns = decode.loc[decode["rank"] == 0, "wall_ns"]
+    decode_ns = steps.loc[(steps["kind"] == "decode") & (steps["rank"] == 0), "wall_ns"]
     elapsed = repeats["elapsed_s"].sum()
     tokens = repeats["input_tokens"].sum() + repeats["output_tokens"].sum()
-    charged_s = steps.loc[_charged(steps), "wall_ns"].sum() / 1e9
-    decode_gpus = _ratio(decode.loc[_charged(decode), "wall_ns"].sum(), decode_ns.sum())
+    charged = charge(tables)
     found |= {
-        "charged_gpus": _ratio(charged_s, elapsed),
+        "charged_gpus": charged.gpus,
         "decode_step": float(decode_ns.median()) / 1e6 if len(decode_ns) else None,
         "tps": _ratio(tokens, elapsed),
         "tps_output": _ratio(repeats["output_tokens"].sum(), elapsed),
         "tps_per_gpu": _ratio(tokens, elapsed * tables.spec.plan.world),
-        "tps_per_charged_gpu": _ratio(tokens, charged_s),
+        "tps_per_charged_gpu": _ratio(tokens, elapsed * (charged.gpus or 0)),
         "tpot_gpu": _product(found["tpot_mean"], tables.spec.plan.world),
-        "tpot_charged_gpu": _product(found["tpot_mean"], decode_gpus),
+        "tpot_charged_gpu": _product(found["tpot_mean"], charged.decode_gpus),
     }
     for role in Role:
         own = steps[steps["role"] == role]
@@ -121,10 +133,6 @@ def _spread(name: str, values: np.ndarray) -> dict[str, float | None]:
         return dict.fromkeys([f"{name}_{part}" for part in ("mean", "p50", "p90", "p99")])
     found = {f"{name}_p{q}": float(np.percentile(values, q)) for q in (50, 90, 99)}
     return {f"{name}_mean": float(values.mean())} | found
-
-
-def _charged(steps: pd.DataFrame) -> pd.Series:
-    return (steps["role"] == Role.BASE) | (steps["leased"] > 0)
 
 
 def _ratio(part, whole):

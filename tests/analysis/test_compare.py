@@ -79,3 +79,10 @@ def test_differences_name_the_fields_that_differ_and_no_others():
         "workload.context": [96, 90],
     }
     assert differences(first, first) == {}
+
+
+def test_numbers_of_gpus_have_no_ratio(tmp_path):
+    found = compare(write_run(tmp_path), write_run(tmp_path, small_spec(plan=Static(tp=2))))
+    ratios = found["Static(2,1) / first"]
+    assert ratios[["gpus", "charged_gpus"]].isna().all()
+    assert ratios["tps_per_gpu"] > 0
