@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from fapool.errors import StoreError
 from fapool.phases import TABLES
 from fapool.store import PARTIAL, WHOLE, Run, RunFolder, Store
+from fapool.store.status import read_status
 from tests.synthetic import small_spec, write_run
 
 ROOT = Path(__file__).parent.parent
@@ -181,3 +183,79 @@ def test_traces_come_in_order_of_rank(profiles, folder):
         folder.trace(rank, 1_770_000_000_000_000_000).write_bytes(b"")
     fill(folder)
     assert [path.name.split(".")[0] for path in folder.finish().traces] == ["rank2", "rank10"]
+
+
+BAD_STATUS = {
+    "empty object": b"{}",
+    "a newer version's field": None,  # made from a good one
+    "not JSON": b"\x00 half a fi",
+    "a list": b"[]",
+    "empty file": b"",
+}
+
+
+@pytest.mark.parametrize("kind", BAD_STATUS)
+def test_a_status_that_makes_no_sense_hides_no_other_run(profiles, kind):
+    good, bad = write_run(profiles), write_run(profiles)
+    status = json.loads((bad.path / "status.json").read_text())
+    text = BAD_STATUS[kind] or json.dumps(status | {"mood": "bright"}).encode()
+    (bad.path / "status.json").write_bytes(text)
+    states = {run.name: run.status.state for run in Store(profiles).runs()}
+    assert states == {good.name: "finished", bad.name: "unreadable"}
+    with pytest.raises(StoreError, match=f"{bad.name}: its status.json cannot be read"):
+        read_status(bad.path)
+    assert "or remove the folder" in Run(bad.path).status.reason
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_that_is_cut_short_is_named(profiles, table):
+    run = write_run(profiles)
+    whole = (run.path / f"{table}.parquet").read_bytes()
+    (run.path / f"{table}.parquet").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(StoreError, match=rf"its {table}.parquet is cut short or damaged"):
+        run.table(table)
+
+
+def test_a_table_of_other_columns_is_refused(profiles):
+    run = write_run(profiles)
+    lean = pq.read_table(run.path / "steps.parquet").drop_columns(["leased"])
+    pq.write_table(lean, run.path / "steps.parquet")
+    with pytest.raises(StoreError, match="lacks leased"):
+        run.table("steps")
+
+
+@pytest.mark.parametrize("text", [b"{", b"[1]", b"\xff"])
+def test_json_that_is_damaged_is_named(profiles, text):
+    run = write_run(profiles)
+    (run.path / "correctness.json").write_bytes(text)
+    with pytest.raises(StoreError, match=r"its correctness.json is cut short or damaged"):
+        _ = run.correctness
+
+
+def test_a_store_that_is_a_file_says_to_choose_another(tmp_path):
+    store = Store(tmp_path / "afile")
+    store.root.write_text("mine")
+    for act in (store.runs, store.prepare, lambda: store.create(small_spec())):
+        with pytest.raises(StoreError, match=r"afile: .*choose another folder with --store"):
+            act()
+    assert store.root.read_text() == "mine"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, which nobody may write")
+@pytest.mark.parametrize("root", ["/proc", "/proc/runs"])
+def test_a_store_that_cannot_be_written_says_so(root):
+    store = Store(root)
+    for act in (store.prepare, lambda: store.create(small_spec())):
+        with pytest.raises(StoreError, match=rf"the store {root}: cannot be written"):
+            act()
+
+
+def test_a_store_is_made_when_it_is_prepared_and_stays_empty(tmp_path):
+    store = Store(tmp_path / "deep" / "runs")
+    store.prepare()
+    assert list(store.root.iterdir()) == []
+
+
+def test_a_name_without_a_last_part_is_no_run(profiles):
+    with pytest.raises(StoreError, match="no run '/'"):
+        Store(profiles).open("/")

@@ -10,9 +10,13 @@ that suffix is ever half written; `status.json` says how it ended. Readers see:
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -33,39 +37,54 @@ class Store:
         default = Path(__file__).resolve().parents[2] / "profiles"
         self.root = Path(root or os.environ.get("FAPOOL_PROFILES") or default).absolute()
 
+    def prepare(self) -> None:
+        """Make the store's folder if it is not there yet, and write in it once.
+
+        Raises:
+            StoreError: it cannot be made or written; says which folder, and to choose another.
+        """
+        with self._writing():
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.root, prefix=".probe-"):
+                pass
+
     def create(self, spec: RunSpec) -> RunFolder:
-        """A new partial folder that holds the spec and says `started`."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{_slug(spec)}-{spec.fingerprint[:6]}"
-        for attempt in range(1000):
-            name = stem if not attempt else f"{stem}-{attempt}"
-            folder = RunFolder(self.root / (name + PARTIAL))
-            if (self.root / name).exists():
-                continue
-            try:
-                folder.path.mkdir()
-            except FileExistsError:
-                continue
-            break
-        for part in ("ranks", "trace", "parts"):
-            (folder.path / part).mkdir()
-        folder.write_bytes("spec.json", spec.to_json().encode())
-        me = psutil.Process()
-        status = Status(
-            state="started",
-            started_at=now(),
-            host=socket.gethostname(),
-            pid=me.pid,
-            pid_started=me.create_time(),
-        )
-        folder.write_json("status.json", status.model_dump())
+        """A new partial folder that holds the spec and says `started`.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        with self._writing():
+            self.root.mkdir(parents=True, exist_ok=True)
+            folder = self._new_folder(spec)
+            for part in ("ranks", "trace", "parts"):
+                (folder.path / part).mkdir()
+            folder.write_bytes("spec.json", spec.to_json().encode())
+            me = psutil.Process()
+            status = Status(
+                state="started",
+                started_at=now(),
+                host=socket.gethostname(),
+                pid=me.pid,
+                pid_started=me.create_time(),
+            )
+            folder.write_json("status.json", status.model_dump())
         return folder
 
     def runs(self) -> list[Run]:
-        """All runs, oldest first; folders that are no runs are passed over."""
-        if not self.root.is_dir():
+        """All runs, oldest first; folders that are no runs are passed over.
+
+        A run whose status makes no sense is among them, as `unreadable`.
+
+        Raises:
+            StoreError: the store is no folder, or may not be read.
+        """
+        if not self.root.exists():
             return []
-        found = [Run(path) for path in self.root.iterdir() if (path / "status.json").exists()]
+        try:
+            found = [Run(path) for path in self.root.iterdir() if (path / "status.json").exists()]
+        except OSError as error:
+            raise StoreError(self._unusable("no folder of runs", error)) from None
         return sorted(found, key=lambda run: (run.status.started_at, run.name))
 
     def open(self, name: str | Path) -> Run:
@@ -75,10 +94,36 @@ class Store:
             StoreError: there is none.
         """
         path = Path(name) if Path(name).is_absolute() else self.root / name
-        for candidate in (path, path.with_name(path.name + PARTIAL)):
+        for candidate in (path, Path(f"{path}{PARTIAL}")):
             if (candidate / "status.json").exists():
                 return Run(candidate)
         raise StoreError(f"no run {str(name)!r} under {self.root}")
+
+    def _new_folder(self, spec: RunSpec) -> RunFolder:
+        stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{_slug(spec)}-{spec.fingerprint[:6]}"
+        for attempt in itertools.count():
+            name = stem if not attempt else f"{stem}-{attempt}"
+            folder = RunFolder(self.root / (name + PARTIAL))
+            if (self.root / name).exists():
+                continue
+            try:
+                folder.path.mkdir()
+            except FileExistsError:
+                continue
+            return folder
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(self._unusable("cannot be written", error)) from None
+
+    def _unusable(self, what: str, error: OSError) -> str:
+        return (
+            f"the store {self.root}: {what} ({error.strerror}); choose another folder with "
+            "--store or FAPOOL_PROFILES"
+        )
 
 
 def _slug(spec: RunSpec) -> str:

@@ -7,13 +7,14 @@ from typing import Any
 
 import orjson
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fapool import spec as specs
 from fapool.errors import StoreError
 from fapool.phases import TABLES
 from fapool.spec import RunSpec
-from fapool.store.status import Status, is_alive, read_status
+from fapool.store.status import Status, is_alive, read_status, unreadable
 
 
 class Run:
@@ -34,16 +35,22 @@ class Run:
         """What was to be run.
 
         Raises:
-            StoreError: the folder has no spec.
+            StoreError: the folder has no spec, or one that cannot be read.
+            SpecError: it is not a spec of this version.
         """
-        if not (self.path / "spec.json").exists():
-            raise StoreError(f"{self.name} has no spec.json ({self.status.state})")
-        return specs.parse((self.path / "spec.json").read_text())
+        return specs.parse(self._bytes("spec.json").decode(errors="replace"))
 
     @property
     def status(self) -> Status:
-        """How it ended; `interrupted` if its owner is gone without having closed it."""
-        status = read_status(self.path)
+        """How it ended; `interrupted` if its owner is gone without having closed it.
+
+        Never raises for what the folder holds: a status that makes no sense is `unreadable`, with
+        the reason, so that one broken folder does not hide the others.
+        """
+        try:
+            status = read_status(self.path)
+        except StoreError as error:
+            return unreadable(self.path, str(error))
         if status.state == "started" and not is_alive(status):
             return status.model_copy(update={"state": "interrupted"})
         return status
@@ -62,12 +69,18 @@ class Run:
         """One of `events`, `steps`, `requests`, `memory` (columns: `fapool.phases`).
 
         Raises:
-            StoreError: the run has no such table.
+            StoreError: the run has no such table, or a file that is cut short or lacks columns.
         """
         path = self.path / f"{name}.parquet"
         if name not in TABLES or not path.exists():
             raise StoreError(f"{self.name} has no table {name!r} ({self.status.state})")
-        return pq.read_table(path).to_pandas()
+        try:
+            found = pq.read_table(path)
+        except (pa.ArrowException, OSError) as error:
+            raise self._broken(path.name, error) from None
+        if missing := set(TABLES[name].names) - set(found.column_names):
+            raise self._broken(path.name, f"lacks {', '.join(sorted(missing))}")
+        return found.to_pandas()
 
     @property
     def traces(self) -> list[Path]:
@@ -76,7 +89,25 @@ class Run:
         return sorted(found, key=lambda path: int(path.name.split(".")[0].removeprefix("rank")))
 
     def _json(self, name: str) -> dict[str, Any]:
+        try:
+            found = orjson.loads(self._bytes(name))
+        except orjson.JSONDecodeError as error:
+            raise self._broken(name, error) from None
+        if not isinstance(found, dict):
+            raise self._broken(name, "not a JSON object")
+        return found
+
+    def _bytes(self, name: str) -> bytes:
         path = self.path / name
         if not path.exists():
             raise StoreError(f"{self.name} has no {name} ({self.status.state})")
-        return orjson.loads(path.read_bytes())
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise self._broken(name, error.strerror) from None
+
+    def _broken(self, file: str, why: object) -> StoreError:
+        return StoreError(
+            f"{self.path}: its {file} is cut short or damaged ({why}); copy the folder anew, or "
+            "run its spec again"
+        )

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Literal
 
 import psutil
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-State = Literal["started", "finished", "stopped", "failed", "interrupted"]
+from fapool.errors import StoreError
+
+State = Literal["started", "finished", "stopped", "failed", "interrupted", "unreadable"]
 
 
 class Status(BaseModel):
-    """How far a run got. `interrupted` is never written: a reader concludes it."""
+    """How far a run got. Readers conclude `interrupted` and `unreadable`: never written."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,8 +37,35 @@ def now() -> str:
 
 
 def read_status(path: Path) -> Status:
-    """What `status.json` in a run folder says."""
-    return Status.model_validate_json((path / "status.json").read_bytes())
+    """What `status.json` in a run folder says.
+
+    Raises:
+        StoreError: it cannot be read, is not JSON, or is not a status of this version.
+    """
+    try:
+        return Status.model_validate_json((path / "status.json").read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        why = ": ".join([*map(str, first["loc"]), first["msg"]])
+    except OSError as error:
+        why = str(error.strerror)
+    raise StoreError(
+        f"{path}: its status.json cannot be read ({why}); open the run with the version of "
+        "fapool that wrote it, or remove the folder"
+    )
+
+
+def unreadable(path: Path, reason: str) -> Status:
+    """Stands for what `read_status` refuses: nobody's, and as old as its folder."""
+    written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    return Status(
+        state="unreadable",
+        started_at=written.isoformat(timespec="milliseconds"),
+        host="",
+        pid=0,
+        pid_started=0.0,
+        reason=reason,
+    )
 
 
 def is_alive(status: Status) -> bool:
