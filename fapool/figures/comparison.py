@@ -15,6 +15,7 @@ PANELS = {
     "tps": ("TPS", "tokens/s (line: range of repeats)"),
     "tps_per_charged_gpu": ("TPS per charged GPU", "tokens/s/GPU (line: range of repeats)"),
 }
+ROOM = 1.35  # of the longest bar: what the value beside it needs
 FILL, EDGE = "#8fa8bf", "#2b3a48"
 
 
@@ -47,19 +48,27 @@ def tpot_distribution(requests: Mapping[str, pd.DataFrame], *, title: str) -> Fi
     return figure
 
 
-def comparison(spreads: pd.DataFrame, *, title: str) -> Figure:
-    """Bars per run for TPOT, TPS and TPS per charged GPU, from `analysis.compare.spreads`."""
+def comparison(spreads: pd.DataFrame, *, title: str, device: str = "GPU") -> Figure:
+    """Bars per run for TPOT, TPS and TPS per charged GPU, from `analysis.compare.spreads`.
+
+    `device` is what a GPU is called where the ranks are none. A value stands past the end of its
+    bar and line, so that neither strikes through it.
+    """
     labels = list(spreads["label"].unique())
     figure, panels = blank(height_in=1.5 + 0.42 * len(labels), columns=len(PANELS))
     for axes, (metric, (name, unit)) in zip(panels, PANELS.items(), strict=True):
         own = spreads[spreads["metric"] == metric].set_index("label").loc[labels]
         sns.barplot(x=own["value"], y=labels, order=labels, color=FILL, edgecolor=EDGE, ax=axes)
         axes.hlines(range(len(labels)), own["low"], own["high"], color=EDGE, lw=2)
-        for row, value in enumerate(own["value"]):
+        ends = own[["value", "high"]].max(axis=1).fillna(0)
+        axes.set_xlim(0, ROOM * max(ends.max(), 1e-9))
+        for row, (value, end) in enumerate(zip(own["value"], ends, strict=True)):
             text = "none" if pd.isna(value) else short(value)
-            axes.text(0, row, f" {text}", va="center", fontsize=9)
-        axes.set(xlabel=unit, ylabel="")
-        head(axes, name)
+            axes.annotate(
+                text, (end, row), (4, 0), textcoords="offset points", va="center", fontsize=9
+            )
+        axes.set(xlabel=unit.replace("GPU", device), ylabel="")
+        head(axes, name.replace("GPU", device))
         axes.xaxis.label.set_fontsize(8.5)
         if axes is not panels[0]:
             axes.set_yticklabels([])

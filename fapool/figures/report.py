@@ -10,9 +10,10 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from fapool.analysis import compare, memory, metrics, summary, timeline
+from fapool.analysis import compare, measured, memory, metrics, summary, timeline
 from fapool.analysis.breakdown import PARTS
 from fapool.analysis.study import Study, studies
+from fapool.errors import StoreError
 from fapool.figures import bars, comparison
 from fapool.figures.render import svg
 from fapool.figures.style import COLOURS
@@ -29,25 +30,45 @@ def write_report(runs: Sequence[Run], path: Path | str) -> Path:
     The page stands alone: figures inside, nothing loaded from elsewhere.
 
     Raises:
-        StoreError: there is no run, one comes twice, did not finish, or was not correct.
+        StoreError: there is no run, one comes twice, did not finish, or was not correct; or
+            `path` cannot be written.
     """
+    path = Path(path)
+    if path.is_dir():
+        raise StoreError(f"{path} is a folder; name a file in it, such as {path / 'report.html'}")
     found = studies(*runs)
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     engine = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     page = engine.get_template(TEMPLATE).render(_contents(found))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    return _write(page, path)
+
+
+def _write(page: str, path: Path) -> Path:
+    """Write all of the page or nothing."""
     scratch = path.with_name(f".{path.name}.part")
-    scratch.write_text(page, encoding="utf-8")
-    return scratch.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(page, encoding="utf-8")
+        return scratch.replace(path)
+    except OSError as error:
+        raise StoreError(
+            f"the report {path} cannot be written ({error.strerror}); name a file in a folder "
+            "that is yours"
+        ) from None
 
 
 def _contents(found: list[Study]) -> dict[str, Any]:
     specs = [study.run.spec for study in found]
     differences = compare.differences(*specs)
     requests = {study.label: metrics.per_request(study.tables) for study in found}
+    device = "GPU" if _all_on_gpus(found) else "rank"
+    sides = comparison.comparison(compare.spreads(found), title="TPOT and TPS", device=device)
     return {
+        "title": _title([study.label for study in found]),
         "labels": [study.label for study in found],
+        "measured": _measured(found),
+        "device": device,
+        "warm": any(spec.warmup for spec in specs),
         "gpus": [spec.plan.world for spec in specs],
         "differences": differences,
         "other_work": [field for field in differences if not field.startswith("plan.")],
@@ -55,10 +76,27 @@ def _contents(found: list[Study]) -> dict[str, Any]:
         "metrics": _metric_rows(found),
         "categories": [(category.value, COLOURS[category]) for category in Category],
         "figures": [
-            Markup(svg(comparison.comparison(compare.spreads(found), title="TPOT and TPS"))),
+            Markup(svg(sides)),
             Markup(svg(comparison.tpot_distribution(requests, title="TPOT of every request"))),
         ],
     }
+
+
+def _title(labels: Sequence[str]) -> str:
+    """What stands beside what; the first is the measure."""
+    first, *others = labels
+    return f"{first} beside {', '.join(others)}" if others else first
+
+
+def _all_on_gpus(found: list[Study]) -> bool:
+    return all(measured.on_gpus(study) for study in found)
+
+
+def _measured(found: list[Study]) -> list[tuple[str, list[str]]]:
+    """(heading, words of each run); one cell for all where they are the same."""
+    words = [measured.measured(study) for study in found]
+    rows = [(heading, [run[heading] for run in words]) for heading in words[0]]
+    return [(name, cells[:1] if len(set(cells)) == 1 else cells) for name, cells in rows]
 
 
 def _run(study: Study) -> dict[str, Any]:
@@ -79,13 +117,22 @@ def _run(study: Study) -> dict[str, Any]:
         "check": run.correctness,
         "spec": run.spec.to_yaml(),
         "environment": _lines(run.environment),
-        "kind": kind,
-        "breakdown": [_breakdown_row(row) for row in by_rank.to_dict("records")],
+        "breakdowns": _breakdowns(study),
         "methods": ", ".join(sorted(study.tables.steps["method"].unique())),
         "exchanges": study.parted.exchanges,
         "unmatched": study.parted.unmatched,
         "figures": [Markup(svg(figure)) for figure in figures],
     }
+
+
+def _breakdowns(study: Study) -> list[tuple[str, list[dict[str, Any]]]]:
+    """(kind, rows) for each kind of step, decode first."""
+    kinds = sorted(study.parted.steps["kind"].unique())
+    tables = {kind: summary.by_rank(study.parted, kind) for kind in kinds}
+    return [
+        (kind, [_breakdown_row(row) for row in table.to_dict("records")])
+        for kind, table in tables.items()
+    ]
 
 
 def _breakdown_row(row: dict[str, Any]) -> dict[str, Any]:
@@ -102,9 +149,11 @@ def _breakdown_row(row: dict[str, Any]) -> dict[str, Any]:
 
 def _metric_rows(found: list[Study]) -> list[dict[str, Any]]:
     rows = []
-    for name, (unit, definition) in metrics.DEFINITIONS.items():
+    words = metrics.definitions(on_gpus=_all_on_gpus(found))
+    for name, (unit, definition) in words.items():
         first, *others = [study.metrics[name] for study in found]
-        cells = [(number(first), "")] + [(number(value), ratio(value, first)) for value in others]
+        measure = None if name in metrics.UNRATED else first
+        cells = [(number(first), "")] + [(number(value), ratio(value, measure)) for value in others]
         rows.append({"name": name, "unit": unit, "definition": definition, "cells": cells})
     return rows
 

@@ -42,3 +42,23 @@ def test_runs_of_one_token_are_drawn_as_having_none(tmp_path):
     requests = {study.label: metrics.per_request(study.tables) for study in found}
     assert svg(comparison.comparison(spreads, title="t"))
     assert svg(comparison.tpot_distribution(requests, title="t"))
+
+
+def test_no_line_or_bar_strikes_through_a_value(found):
+    figure = comparison.comparison(compare.spreads(found), title="t")
+    figure.canvas.draw()
+    for axes in figure.axes:
+        drawn = [patch.get_window_extent() for patch in axes.patches]
+        for text in axes.texts:
+            box = text.get_window_extent()
+            assert box.x1 <= axes.get_window_extent().x1
+            assert not any(box.overlaps(other) for other in drawn)
+        lines = axes.collections[0].get_segments()
+        ends = {row: high for (_, row), (high, _) in lines}
+        assert all(text.xy[0] >= ends[text.xy[1]] for text in axes.texts)
+
+
+def test_ranks_without_a_gpu_are_not_called_gpus(found):
+    figure = comparison.comparison(compare.spreads(found), title="t", device="rank")
+    assert figure.axes[2].get_title(loc="left") == "TPS per charged rank"
+    assert figure.axes[2].get_xlabel().startswith("tokens/s/rank")

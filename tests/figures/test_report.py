@@ -54,7 +54,7 @@ def test_nothing_is_loaded_from_elsewhere(source):
 
 def test_every_row_of_a_breakdown_adds_up_as_printed(source):
     rows = [row for row in Page(source).rows if re.fullmatch(r"\d+ \((base|pool)\)", row[0])]
-    assert len(rows) == 4 + 2
+    assert len(rows) == 2 * (4 + 2)  # decode and prefill
     for _, _, *parts, wall, _ in rows:
         assert sum(round(float(part) * 1000) for part in parts) == round(float(wall) * 1000)
 
@@ -98,6 +98,56 @@ def test_an_incorrect_run_gets_no_report(tmp_path):
     with pytest.raises(StoreError, match="failed its check"):
         write_report([write_run(tmp_path, passed=False)], tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
+
+
+def test_what_was_measured_stands_at_the_top_unfolded(source):
+    top = source[: source.index("<h2>Question")]
+    assert "<h1>FAPool(2,2) beside Static(2,1)</h1>" in top
+    assert "<details" not in top
+    rows = {row[0]: row[1:] for row in Page(top).rows}
+    assert rows["workload"] == ["2 equal requests of 96 + 4 tokens"]  # one cell for both
+    assert rows["threshold"] == ["leased past 64 tokens", "none: a static layout"]
+    assert rows["model"][0].endswith("float32, random weights")
+
+
+def test_ranks_without_a_gpu_are_not_called_gpus(tmp_path):
+    spec = small_spec(device="cpu")
+    runs = [write_run(tmp_path, spec), write_run(tmp_path, spec.replace(plan=Static(tp=4)))]
+    page = write_report(runs, tmp_path / "r.html").read_text()
+    assert "4 CPU ranks" in page
+    assert "All runs reserve the same number of ranks (4)" in page
+    rows = {row[0]: row for row in Page(page).rows if row}
+    assert rows["tps_per_gpu"][1] == "tokens/s/rank"
+    assert "rank" in rows["charged_gpus"][-1]
+
+
+def test_numbers_of_gpus_stand_without_a_ratio(source):
+    rows = {row[0]: row for row in Page(source).rows if row}
+    for name in ("gpus", "charged_gpus"):
+        assert not any("×" in cell for cell in rows[name][2:4])
+    assert "×" in rows["tps_per_gpu"][3]
+
+
+@pytest.mark.parametrize(
+    ("warmup", "sentence"), [(0, "No warm-up: the first steps"), (1, "Warm-up passes are not in")]
+)
+def test_a_run_without_warm_up_says_so(tmp_path, warmup, sentence):
+    run = write_run(tmp_path, small_spec(warmup=warmup))
+    assert sentence in write_report([run], tmp_path / "r.html").read_text()
+
+
+def test_step_borders_are_told_to_be_each_ranks_own(source):
+    assert "Step borders are each rank's own" in source
+
+
+def test_a_report_that_cannot_be_written_says_where_and_what_to_do(tmp_path):
+    run = write_run(tmp_path)
+    with pytest.raises(StoreError, match=rf"{tmp_path} is a folder; name a file in it"):
+        write_report([run], tmp_path)
+    (tmp_path / "afile").write_text("mine")
+    with pytest.raises(StoreError, match=r"the report .*afile/r.html cannot be written"):
+        write_report([run], tmp_path / "afile" / "r.html")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [run.name, "afile"]
 
 
 @pytest.mark.parametrize(
