@@ -6,6 +6,7 @@ wait for them, so that it can be a step ahead and no further.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -49,6 +50,12 @@ class Control:
         word = torch.tensor([int(bool(passed))])
         dist.broadcast(word, source, group=self._group)
         return bool(word)
+
+    def share(self, values: Sequence[int], *, source: int) -> list[int]:
+        """`source`'s whole numbers, on every rank; as many everywhere."""
+        words = torch.tensor(values, dtype=torch.int64)
+        dist.broadcast(words, source, group=self._group)
+        return words.tolist()
 
     def barrier(self) -> None:
         """Wait for all ranks."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -40,6 +42,17 @@ class Played:
     finished: list[int] = field(default_factory=list)
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage collection meanwhile: a full one takes as long as ten decode steps on a CPU."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 OnStep = Callable[[Step, StepTotals], None]
 
 
@@ -67,23 +80,33 @@ class Engine:
         """
         played = Played()
         steps = schedule.steps(requests, batch=spec.workload.batch, chunk=spec.prefill_chunk)
-        self._control.barrier()
-        self._recorder.begin(repeat)
-        for step in steps:
-            if last_step is not None and step.index > last_step:
-                break
-            self._admit(step, played)
-            if not self._control.tick(self._recorder.span, self._seat.place.role):
-                played.stopped = True
-                break
-            before(step)
-            totals = self._step(plan, step, played)
-            with self._recorder.span(Phase.OBSERVE):
-                after(step, totals)
-            played.steps += 1
-        plan.settle()
-        self._control.settle()
+        with uncollected():
+            self._control.barrier()
+            self._recorder.begin(repeat)
+            for step in steps:
+                if last_step is not None and step.index > last_step:
+                    break
+                self._admit(step, played)
+                if not self._control.tick(self._recorder.span, self._seat.place.role):
+                    played.stopped = True
+                    break
+                before(step)
+                totals = self._step(plan, step, played)
+                with self._recorder.span(Phase.OBSERVE):
+                    after(step, totals)
+                played.steps += 1
+            plan.settle()
+            self._control.settle()
+        self._share_admissions(requests, played)
         return played
+
+    def _share_admissions(self, requests: Sequence[Request], played: Played) -> None:
+        """Admission is when the first stage takes a request up, on rank 0, whoever ends it."""
+        known = played.timings
+        mine = [known[r.id].admitted_ns if r.id in known else 0 for r in requests]
+        for request, admitted in zip(requests, self._control.share(mine, source=0), strict=True):
+            if request.id in known:
+                known[request.id].admitted_ns = admitted
 
     def _step(self, plan: Plan, step: Step, played: Played) -> StepTotals:
         chosen = plan.run(step)
