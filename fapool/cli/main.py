@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +29,9 @@ Root = Annotated[
 @app.command()
 def run(spec: Path, store: Root = None) -> None:
     """Run a spec (YAML or JSON): `torchrun --nproc-per-node N -m fapool run spec.yaml`."""
+    # Notices of torch's C++ side; both are read when torch is loaded.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from fapool.cli.run import run_here  # loads torch: only this command needs it
 
     run_here(spec, Store(store))

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
-import socket
-import sys
-import time
 from pathlib import Path
 
-import psutil
 from torch import distributed as dist
 
 from fapool import rank as rank_side
 from fapool import spec as specs
+from fapool.cli.closing import Closing
 from fapool.errors import SpecError
 from fapool.forecast.memory import check_fits
 from fapool.spec import RunSpec
 from fapool.store import RunFolder, Store
 from fapool.topology import check_ranks
-
-NOTES_S = 2.0
-"""How long rank 0 waits for word of the rank that failed first."""
 
 
 def run_here(path: Path, store: Store) -> None:
@@ -53,12 +46,14 @@ def run_spec(spec: RunSpec, store: Store) -> Path | None:
         return None
     address = _rendezvous(rank)
     folder = _share_folder(spec, store, rank, address)
+    closing = Closing(folder, rank, spec.plan.world)
     try:
         outcome = rank_side.run(spec, rank=rank, store=address, folder=folder.path)
     except BaseException as error:
-        if rank == 0:
-            _close_failed(spec, folder, error)
+        closing.fail(f"{type(error).__name__}: {error}")
         raise
+    finally:
+        closing.done()
     if rank != 0:
         return None
     run = folder.finish(outcome)
@@ -101,28 +96,3 @@ def _share_folder(spec: RunSpec, store: Store, rank: int, address: tuple[str, in
         meeting.set(key, str(folder.path))
         return folder
     return RunFolder(meeting.get(key).decode())
-
-
-def _close_failed(spec: RunSpec, folder: RunFolder, error: BaseException) -> None:
-    """Close the folder as failed, naming the rank that was killed or the first that raised."""
-    time.sleep(NOTES_S)
-    rank, reason = folder.first_failure() or (0, f"{type(error).__name__}: {error}")
-    for other in range(spec.plan.world):
-        if _was_killed(folder, other):
-            rank, reason = other, "was killed"
-    run = folder.fail(rank=rank, reason=reason, log_tail=folder.log_tail(rank))
-    print(f"failed: rank {rank} {reason}\n{run.path}", file=sys.stderr, flush=True)
-
-
-def _was_killed(folder: RunFolder, rank: int) -> bool:
-    """Whether a rank of this host is gone without a word."""
-    born = folder.path / f"ranks/{rank}.born.json"
-    if not born.exists() or (folder.path / f"ranks/{rank}.failure.json").exists():
-        return False
-    who = json.loads(born.read_bytes())
-    if who["host"] != socket.gethostname():
-        return False
-    try:
-        return psutil.Process(who["pid"]).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True

@@ -131,11 +131,14 @@ def test_ranks_that_are_started_again_share_a_folder_of_their_own(profiles, monk
 
 
 @pytest.mark.ranks
-def test_a_run_whose_rank_is_killed_never_claims_to_be_whole(written, profiles):
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_run_whose_rank_is_killed_says_which_and_never_claims_to_be_whole(
+    written, profiles, rank
+):
     work = Workload(batch=2, context=40, output=100_000)
     process = start("run", written(make_spec(workload=work)), ranks=2)
     try:
-        victim = wait_until_measuring(profiles)
+        victim = wait_until_measuring(profiles, rank)
         os.kill(victim, signal.SIGKILL)
         killed = time.monotonic()
         _, err = process.communicate(timeout=PATIENCE_S)
@@ -147,20 +150,20 @@ def test_a_run_whose_rank_is_killed_never_claims_to_be_whole(written, profiles):
     assert process.returncode != 0
     assert "finished" not in err
     (run,) = Store(profiles).runs()
-    assert run.status.state in ("failed", "interrupted")
+    assert run.status.state == "failed"
+    assert (run.status.rank, run.status.reason) == (rank, "was killed")
+    assert "check: " in run.status.log_tail or rank
     assert not (run.path / "steps.parquet").exists()
-    if run.status.state == "failed":
-        assert (run.status.rank, run.status.reason) == (1, "was killed")
 
 
-def wait_until_measuring(profiles: Path) -> int:
-    """Until the check has passed; the pid of rank 1."""
+def wait_until_measuring(profiles: Path, rank: int) -> int:
+    """Until the check has passed; the pid of `rank`."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         for log in profiles.glob("*/ranks/0.log"):
             if "check: " in log.read_text():
                 time.sleep(0.5)
-                return json.loads((log.parent / "1.born.json").read_bytes())["pid"]
+                return json.loads((log.parent / f"{rank}.born.json").read_bytes())["pid"]
         time.sleep(0.1)
     raise AssertionError("the run never got to its measured part")
 
