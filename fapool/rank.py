@@ -16,7 +16,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ from fapool.topology import Place, place
 LOG = logging.getLogger("fapool")
 PATIENCE = timedelta(minutes=10)
 """How long a rank waits in a message before it gives up by itself; supervisors are quicker."""
+
+LOOPBACK, LOOPBACK_DEVICE = "127.0.0.1", "lo"
 
 _open: list[dist.TCPStore] = []  # the rendezvous that this process hosts, at most one
 
@@ -84,10 +86,20 @@ def crowd(device: torch.device, world: int) -> int:
     return local if device.type == "cpu" else -(-local // torch.cuda.device_count())
 
 
-def open_store(host: str = "127.0.0.1") -> tuple[str, int]:
+def open_store(host: str = LOOPBACK) -> tuple[str, int]:
     """Host a fresh rendezvous on a free port; it lives until the next call. (host, port)."""
-    _open[:] = [dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)]
-    return host, _open[0].port
+    with socket.create_server((host, 0)) as listener:  # TCPStore by itself listens everywhere
+        port = listener.getsockname()[1]
+        _open[:] = [
+            dist.TCPStore(
+                host,
+                port,
+                is_master=True,
+                wait_for_workers=False,
+                master_listen_fd=listener.detach(),
+            )
+        ]
+    return host, port
 
 
 def join_store(host: str, port: int, *, host_it: bool) -> tuple[str, int]:
@@ -157,7 +169,8 @@ def _logged(folder: RunFolder, rank: int) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        folder.note_failure(rank, f"{type(error).__name__}: {error}")
+        with suppress(OSError):  # a full disk must not hide the error itself
+            folder.note_failure(rank, f"{type(error).__name__}: {error}")
         LOG.error("failed\n%s", traceback.format_exc())
         raise
     finally:
@@ -173,6 +186,8 @@ def meet(
     """Every process group of the run, made by all ranks in the same order, and their end."""
     backend = "nccl" if device.type == "cuda" and crowd(device, at.world) == 1 else "gloo"
     host, port = store
+    if host == LOOPBACK and LOOPBACK_DEVICE in dict(socket.if_nameindex()).values():
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK_DEVICE)  # nothing listens beyond it
     meeting = dist.TCPStore(host, port, is_master=False, timeout=PATIENCE)
     dist.init_process_group(
         backend,
