@@ -1,7 +1,8 @@
 """Bytes that each rank of a spec will hold, before anything starts.
 
 The same peak of KV blocks is what the runtime allocates: the forecast of KV is exact, that of
-weights too; activations and messages are bounded from above.
+weights too. Activations and messages are estimates: of one chunk in one layer, and of the largest
+step's messages between this rank and its partners.
 """
 
 from __future__ import annotations
@@ -124,8 +125,20 @@ def _of_rank(spec: RunSpec, at: Place, peak: Mapping[int, int]) -> dict[Owner, i
         Owner.KV: kv_blocks(at, peak) * kv_block_bytes(spec, at),
         Owner.ACTIVATIONS: row * (2 * model.hidden + 3 * wide)
         + 4 * spec.workload.batch * model.vocab * at.is_last,
-        Owner.BUFFERS: 2 * len(at.partners) * (row * heads + 4 * tokens * len(at.heads)),
+        Owner.BUFFERS: _messages(spec, at, row * heads + 4 * tokens * len(at.heads)),
     }
+
+
+def _messages(spec: RunSpec, at: Place, exchange: int) -> int:
+    """Bytes of messages under way at once: an exchange of two layers, hidden states, moved keys."""
+    tokens = max(spec.prefill_chunk, spec.workload.batch)
+    neighbours = sum(rank is not None for rank in (at.previous, at.next))
+    hidden = neighbours * tokens * spec.model.hidden * spec.model.itemsize
+    moved = 0
+    if at.partners:
+        shards = 1 if at.role is Role.BASE else lease_width(spec)
+        moved = -(-spec.threshold // spec.block // shards) * kv_block_bytes(spec, at)
+    return 2 * len(at.partners) * exchange + hidden + moved
 
 
 def check_fits(spec: RunSpec, capacity_bytes: list[int]) -> None:

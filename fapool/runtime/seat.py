@@ -14,7 +14,7 @@ from fapool.runtime.exchange.collective import Collective
 from fapool.runtime.exchange.process_group import ProcessGroupTransport
 from fapool.runtime.kvcache import KVCache
 from fapool.runtime.model import Decoder
-from fapool.runtime.span import Span
+from fapool.runtime.span import NumberedSpan, Span
 from fapool.runtime.weights import Source, Weights
 from fapool.spec import RunSpec
 from fapool.topology import Place
@@ -37,7 +37,7 @@ class Seat:
     spec: RunSpec
     place: Place
     device: torch.device
-    span: Span
+    span: NumberedSpan
     weights: Weights
     backends: Backends
     peers: Collective
@@ -73,6 +73,7 @@ def take(spec: RunSpec, place: Place, *, device: torch.device, groups: Groups, s
         SpecError: the spec's backend cannot run on `device`.
     """
     dtype = getattr(torch, spec.model.dtype)
+    span = NumberedSpan(span)
     return Seat(
         spec=spec,
         place=place,

@@ -58,6 +58,7 @@ def test_a_run_adds_up(finished):
     assert run.correctness["passed"] is True
     tables = load(run)  # steps share their borders, or this raises
     check_breakdown(tables)
+    check_labels(tables)
     check_requests(tables)
     check_memory(tables)
     check_samples(tables, samples)
@@ -72,6 +73,17 @@ def check_breakdown(tables) -> None:
     counted = tables.steps.groupby(["repeat", "rank"])["step"].agg(list)
     assert len(counted) == 2 * tables.spec.plan.world
     assert all(steps == list(range(len(counted.iloc[0]))) for steps in counted)
+
+
+def check_labels(tables) -> None:
+    """Admission comes before any rank's first span; micro-batches are told apart by number."""
+    for repeat, rows in tables.requests.groupby("repeat"):
+        spans = tables.events[tables.events["repeat"] == repeat]
+        embeds = spans.loc[spans["phase"] == "embed", "start_ns"].min()
+        assert rows["admitted_ns"].min() < embeds
+    attends = tables.events[tables.events["phase"] == "attend"]
+    most = tables.spec.plan.pp if isinstance(tables.spec.plan, Static) else 0
+    assert set(attends["micro_batch"]) == (set(range(min(most, 3))) or {-1})
 
 
 def check_requests(tables) -> None:

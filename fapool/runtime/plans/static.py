@@ -49,7 +49,8 @@ class StaticPlan:
     def run(self, step: Step) -> list[tuple[list[int], Tensor]]:
         """See `Plan.run`."""
         chosen = []
-        for segments in split(step.segments, self._parts):
+        for number, segments in enumerate(split(step.segments, self._parts)):
+            self._seat.span.micro_batch = number
             with self._seat.span(Phase.PLAN_STEP):
                 batch = Batch(step.kind, segments, self._seat.device)
                 local = self._plan(batch)
@@ -61,6 +62,7 @@ class StaticPlan:
                 self._seat.peers.sum,
             )
             chosen += self._leave(batch, x)
+        self._seat.span.micro_batch = -1
         self._seat.transport.drain()
         self._seat.token_transport.drain()
         return chosen
