@@ -5,7 +5,8 @@
                                               |-> nobody says anything        -> failed
                                               '-> the ranks were closed       -> failed
 
-A killed process outweighs what its peers say of it: their connection errors are consequences.
+A folder that cannot be closed, on a full disk or because it is gone, ends a run all the same. A
+killed process outweighs what its peers say of it: their connection errors are consequences.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Callable
 import ipyparallel
 import psutil
 
-from fapool.cluster import engine
+from fapool.cluster import ending, engine
 from fapool.cluster.engines import Engines
 from fapool.cluster.hub import POLL_S
 from fapool.errors import FapoolError, RankFailed, StoreError
@@ -26,6 +27,7 @@ from fapool.sample import Sample
 from fapool.spec import RunSpec
 from fapool.store import Run, RunFolder
 
+ENDED = "was ended by the user: its ranks were closed"
 EXIT_S = 15
 """From a close to the end of a supervisor, at most."""
 
@@ -64,9 +66,17 @@ class Execution:
         return dict(self._samples)
 
     def stop(self) -> None:
-        """Ask the ranks to end after the step that they are in; does not wait."""
-        if not self.done:
+        """Ask the ranks to end after the step that they are in; does not wait.
+
+        Raises:
+            StoreError: the folder that they would read it from is full or gone.
+        """
+        if self.done:
+            return
+        try:
             self.folder.stop_file.touch()
+        except OSError as error:
+            raise StoreError(f"cannot ask for a stop: {error}; close the ranks instead") from None
 
     def wait(self, timeout_s: float | None = None) -> Run:
         """The run, once it has ended.
@@ -108,12 +118,13 @@ class Execution:
         except Exception as error:
             if not isinstance(error, FapoolError):
                 log.exception("the supervisor of %s failed", self.folder.path.name)
-            self._error = self._fail(error)
-        with self._lock:
-            self._done.set()
-            listeners = list(self._listeners)
-        for listener in listeners:
-            _call(listener, self)
+            self._fail(error)
+        finally:  # whatever happened: somebody waits
+            with self._lock:
+                self._done.set()
+                listeners = list(self._listeners)
+            for listener in listeners:
+                _call(listener, self)
 
     def _begin(self) -> None:
         self._engines.restore(self._start_s)
@@ -130,7 +141,7 @@ class Execution:
             if self._collect():
                 heard = time.monotonic()
             if self._abandoned.is_set():
-                raise RankFailed(-1, "was ended: its ranks were closed")
+                raise RankFailed(-1, ENDED)
             if self._in_trouble():
                 raise self._blame()
             if all(result.ready() for result in self._results.values()):
@@ -200,29 +211,30 @@ class Execution:
     def _finish(self) -> Run:
         endings = {result.get() for result in self._results.values()}
         self._collect()
-        try:
-            return self.folder.finish("stopped" if "stopped" in endings else "finished")
-        except StoreError as error:
-            raise RankFailed(0, f"left an incomplete folder: {error}") from None
+        return ending.finish(self.folder, endings)
 
-    def _fail(self, error: Exception) -> FapoolError:
-        """Free the ranks and close the folder; the error for the user."""
+    def _fail(self, error: Exception) -> None:
+        """Set the error for the user, free the ranks, close the folder."""
+        if self._abandoned.is_set() and not isinstance(error, RankFailed):
+            error = RankFailed(-1, ENDED)
+        elif not isinstance(error, FapoolError):
+            error = RankFailed(-1, f"was lost sight of: {type(error).__name__}: {error}")
+        self._error = error
         self._engines.kill(rank for rank, sent in self._results.items() if not sent.ready())
-        rank = error.rank if isinstance(error, RankFailed) else -1
-        reason = error.reason if isinstance(error, RankFailed) else f"{error}"
-        tail = self._last_lines(rank)
-        self.folder.fail(rank=rank, reason=reason, log_tail=tail)
-        if isinstance(error, RankFailed) or not isinstance(error, FapoolError):
-            return RankFailed(rank, reason, tail)
-        return error
+        tail = self._last_lines(getattr(error, "rank", -1))
+        self._error = ending.close_failed(self.folder, error, tail)
 
     def _last_lines(self, rank: int) -> str:
         if rank not in self._ranks:
             return ""
-        if rank in self._ended and (printed := self._engines.printed(rank)):
-            with self.folder.log(rank).open("a") as lines:
-                lines.write(printed)  # what the C++ side said last
-        return self.folder.log_tail(rank)
+        printed = self._engines.printed(rank) if rank in self._ended else ""
+        try:
+            if printed:
+                with self.folder.log(rank).open("a") as lines:
+                    lines.write(printed)  # what the C++ side said last
+            return self.folder.log_tail(rank)
+        except OSError:
+            return printed[-2000:]
 
 
 def _call(listener: Listener, execution: Execution) -> None:

@@ -1,5 +1,6 @@
 """Ranks that die, raise, hang or lose their client."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,8 +13,9 @@ import pytest
 
 from fapool.cluster import tether
 from fapool.cluster.processes import lives
-from fapool.errors import RankFailed
+from fapool.errors import RankFailed, StoreError
 from fapool.spec import Model
+from fapool.store import RunFolder
 
 pytestmark = pytest.mark.ranks
 LONG = 100_000
@@ -73,6 +75,8 @@ def test_a_rank_that_died_between_runs_is_replaced_and_one_that_leaves_is_named(
 ):
     idle = ranks.describe()[2]["pid"]
     os.kill(idle, signal.SIGKILL)
+    while psutil.pid_exists(idle) and lives(psutil.Process(idle)):
+        time.sleep(0.02)
     error, _ = fail(ranks.run(make_spec(2, LONG, name="leave"), store))
     assert error.rank == 1 and "exit code 7" in error.reason
     assert ranks.describe()[2]["pid"] != idle
@@ -101,6 +105,47 @@ def test_silence_ends_a_run(ranks, store, make_spec):
     assert error.rank == 1 and "is suspended: no word for 5 s" in error.reason
 
 
+def test_a_full_disk_ends_a_run_whose_folder_cannot_be_closed(ranks, store, make_spec, monkeypatch):
+    with monkeypatch.context() as patch:
+        execution = ranks.run(make_spec(2, LONG, name="raise"), store)
+        patch.setattr(RunFolder, "write_json", no_space)  # of this process: it closes the folder
+        error, took_s = fail(execution)
+    assert took_s < DEADLINE_S and not ranks.busy
+    assert "two and two are five" in error.reason
+    assert "could not be closed as failed" in error.reason and "No space left" in error.reason
+    assert ranks.run(make_spec(2, 3), store).wait(60).status.state == "finished"
+
+
+def test_a_folder_that_vanishes_under_a_run_ends_it(ranks, store, make_spec, tmp_path):
+    execution = ranks.run(make_spec(2, LONG), store)
+    error, took_s = fail(
+        execution, after_step=3, act=lambda: execution.folder.path.rename(tmp_path / "away")
+    )
+    assert took_s < DEADLINE_S and not ranks.busy
+    assert f"{execution.folder.path.name} could not be closed" in error.reason
+    with pytest.raises(RankFailed):
+        execution.wait(0)
+    assert ranks.run(make_spec(2, 3), store).wait(60).status.state == "finished"
+
+
+def test_a_run_that_cannot_be_closed_as_finished_is_no_hang(ranks, store, make_spec, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "finish", no_space)
+        with pytest.raises(RankFailed, match=r"could not be closed: .*No space left"):
+            ranks.run(make_spec(1, 3), store).wait(60)
+    assert [run.status.state for run in store.runs()] == ["failed"]
+
+
+def test_a_stop_that_cannot_be_written_says_what_else_to_do(ranks, store, make_spec, tmp_path):
+    execution = ranks.run(make_spec(1, LONG), store)
+    away = execution.folder.path.rename(tmp_path / "away")
+    with pytest.raises(StoreError, match="close the ranks instead"):
+        execution.stop()
+    assert away.exists()
+    with pytest.raises(RankFailed):
+        execution.wait(30)
+
+
 def test_nothing_survives_a_client_that_was_killed():
     with subprocess.Popen([sys.executable, "-c", CLIENT], stdout=subprocess.PIPE) as client:
         assert client.stdout.readline() == b"ready\n"
@@ -120,6 +165,10 @@ def test_a_tether_holds_while_the_client_lives_and_lets_go_after_the_grace(tmp_p
     began = time.monotonic()
     tether.hold(Path(tmp_path), 0.2)
     assert time.monotonic() - began < 2
+
+
+def no_space(*_args, **_named):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def six_heads():

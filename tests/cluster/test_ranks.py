@@ -180,7 +180,7 @@ def test_closing_in_the_middle_of_a_run_marks_it_failed(ranks, store, make_spec)
     wait_for_step(execution, 2)
     ranks.close()
     assert execution.done
-    with pytest.raises(RankFailed, match="its ranks were closed"):
+    with pytest.raises(RankFailed, match="the run was ended by the user: its ranks"):
         execution.wait()
     (run,) = store.runs()
     assert run.status.state == "failed"
