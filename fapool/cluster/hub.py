@@ -6,6 +6,7 @@ interface only, on ports of the system's choice, and are tied to this process (`
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import shutil
@@ -14,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ipyparallel
 from ipyparallel.cluster.launcher import LocalEngineLauncher
@@ -47,7 +49,7 @@ class Hub:
             log=logging.getLogger("fapool.cluster.ipyparallel"),
         )
         try:
-            self._cluster.start_controller_sync()
+            self._do("start_controller")
         except BaseException:
             shutil.rmtree(self.home, ignore_errors=True)
             raise
@@ -72,7 +74,7 @@ class Hub:
         Raises:
             FapoolError: one ended, they were late, or `give_up` said so.
         """
-        name = self._cluster.start_engines_sync(n=count, environment=self._environment())
+        name = self._do("start_engines", n=count, environment=self._environment())
         launchers = {each.pid: each for each in self._cluster.engines[name].launchers.values()}
         self._processes += [launcher.process for launcher in launchers.values()]
         if self._client is None:
@@ -98,6 +100,14 @@ class Hub:
             self._client.close(linger=False)
         end(self._processes)
         shutil.rmtree(self.home, ignore_errors=True)
+
+    def _do(self, act: str, **arguments: Any) -> Any:
+        """Call an asynchronous method of the cluster and wait; Ctrl-C leaves no task behind."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(getattr(self._cluster, act)(**arguments))
+        return getattr(self._cluster, f"{act}_sync")(**arguments)  # in a cell: on its own thread
 
     def _config(self, grace_s: float) -> Config:
         start = [sys.executable, "-P", tether.__file__, str(self.home), str(grace_s)]
