@@ -40,6 +40,8 @@ def describe_exports(run: Run) -> str:
     rows = [("folder", str(run.path))]
     if report.exists():
         rows.append(("report, any browser", str(report)))
+    else:
+        rows.append(("no report", f"only a finished run has one; this one {run.status.state}"))
     if merged.exists():
         rows.append(("Perfetto, all ranks on one clock", str(merged)))
     rows += [(f"trace of {path.name.split('.')[0]}", str(path)) for path in run.traces]

@@ -11,6 +11,7 @@ from fapool.analysis import compare, memory, summary, timeline
 from fapool.analysis.load import Tables
 from fapool.analysis.metrics import DEFINITIONS, per_repeat, per_request
 from fapool.analysis.study import Study, studies, study
+from fapool.errors import FapoolError
 from fapool.figures import bars
 from fapool.figures.comparison import comparison as comparison_figure
 from fapool.figures.timeline import step_timeline
@@ -53,7 +54,7 @@ def cells(run: Run) -> tuple[str, ...]:
         elif state == "finished":
             measured = _measured(run)
         return (status.started_at[:19].replace("T", " "), *known, state, *measured)
-    except (ValueError, OSError, KeyError) as error:
+    except (FapoolError, ValueError, OSError, KeyError) as error:
         return ("–", "–", "–", "–", f"unreadable: {error}"[:60], *_NONE)
 
 

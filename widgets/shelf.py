@@ -125,22 +125,29 @@ class Shelf(Panel):
         return Comparison(runs)
 
     def pick(self, name: str | None) -> Run:
-        """The run of that name; None: the run shown, else the newest that finished.
+        """The run of that name; None: the run shown, or the newest if only that has finished.
 
         Raises:
-            StoreError: there is none.
+            StoreError: there is none, or the run shown is gone.
         """
         if name is not None:
             return self.store.open(name)
-        if self.shown is not None:
-            return self.shown
-        if not (newest := self._newest()):
+        shown = self.shown
+        if shown is not None and not (shown.path / "status.json").exists():
+            way_out = "tick another under Runs and press Open, or export one by its name"
+            raise StoreError(f"{shown.name} is shown, but its folder is gone; {way_out}")
+        if shown is not None and shown.status.state == "finished":
+            return shown
+        if newest := self._newest():
+            return self.store.open(newest[0])
+        if shown is None:
             raise StoreError("no finished run in the store; press Run first")
-        return self.store.open(newest[0])
+        return shown
 
     def export(self, run: Run) -> list[Path]:
-        """Write the report of a run into its folder; the report and the traces."""
-        write_report([run], run.path / "report.html")
+        """Write the report of a run that finished into its folder; the report and the traces."""
+        if run.status.state == "finished":
+            write_report([run], run.path / "report.html")
         self.files.value = describe_exports(run)
         self.tabs.selected_index = 2
         return exported(run)

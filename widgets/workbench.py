@@ -12,7 +12,7 @@ from typing import Any
 
 import ipywidgets
 
-from fapool.cluster import Execution, Ranks
+from fapool.cluster import Execution, Ranks, check_number
 from fapool.errors import FapoolError
 from fapool.phases import Role
 from fapool.spec import FAPool, RunSpec
@@ -77,8 +77,14 @@ class Workbench(Panel):
         self.controls.set(**values)
 
     def start_ranks(self, n: int | None = None) -> None:
-        """Start `n` ranks (None: what the slider says) in place of those at hand."""
-        number = n or self.crew.number.value
+        """Start `n` ranks (None: what the slider says) in place of those at hand.
+
+        Raises:
+            SpecError: `n` is no number of ranks; those at hand stay.
+            FapoolError: something else is under way.
+        """
+        number = self.crew.number.value if n is None else n
+        check_number(number)
         self._activity.begin("starting ranks", lambda: self._start(number))
 
     def run(self, spec: RunSpec | None = None) -> None:
@@ -104,7 +110,14 @@ class Workbench(Panel):
         self.progress.say("stopping after this step")
 
     def export(self, name: str | None = None) -> None:
-        """Write a run's report and list its files; None: the run shown, else the newest."""
+        """Write a run's report and list its files; a run that did not finish has traces alone.
+
+        None: the run shown if it has finished, else the newest that has, else the run shown.
+
+        Raises:
+            StoreError: there is no such run.
+            FapoolError: something else is under way.
+        """
         run = self.shelf.pick(name)
         self._activity.begin("the export", lambda: self._export(run))
 

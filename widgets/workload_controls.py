@@ -23,7 +23,7 @@ class WorkloadControls(ipywidgets.VBox):
         self.context = build(
             ipywidgets.SelectionSlider,
             description="sequence length",
-            tooltip="prompt tokens of each request",
+            tooltip="prompt tokens of each request; `context` in a spec",
             options=length_steps(defaults.shortest, defaults.longest),
             value=defaults.context,
         )

@@ -5,6 +5,6 @@ Never imports torch: what needs it happens in the ranks' own processes.
 
 from fapool.cluster.execution import Execution
 from fapool.cluster.patience import Patience
-from fapool.cluster.ranks import Ranks
+from fapool.cluster.ranks import Ranks, check_number
 
-__all__ = ["Execution", "Patience", "Ranks"]
+__all__ = ["Execution", "Patience", "Ranks", "check_number"]

@@ -23,6 +23,16 @@ def _silent(text: str) -> None:
     """Progress that nobody asked for."""
 
 
+def check_number(n: int) -> None:
+    """Refuse what is no number of ranks.
+
+    Raises:
+        SpecError: it is no whole number, or below one.
+    """
+    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+        raise SpecError("ranks", n, "start at least one")
+
+
 class Ranks:
     """Warm ranks on ipyparallel engines; survives a failed run by replacing what died."""
 
@@ -51,8 +61,7 @@ class Ranks:
             SpecError: `n` is no number of ranks.
             FapoolError: they did not come up within `timeout_s` seconds; nothing is left.
         """
-        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-            raise SpecError("ranks", n, "start at least one")
+        check_number(n)
         engines = Engines(n, entry=entry, patience=patience or Patience(), tell=on_progress)
         try:
             engines.restore(timeout_s)

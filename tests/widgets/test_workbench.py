@@ -1,12 +1,13 @@
 """The workbench by its methods, with ranks that are not there."""
 
+import shutil
 import time
 
 import pytest
 
 from fapool.errors import FapoolError, RankFailed, SpecError, StoreError
 from fapool.spec import FAPool, Static
-from fapool.store import Store
+from fapool.store import Run, Store
 from tests.synthetic import small_spec, write_run
 from tests.widgets.fake_ranks import FakeRanks
 from widgets import Workbench
@@ -188,6 +189,45 @@ def test_export_writes_the_report_and_lists_what_opens_it(workbench, profiles):
         assert expected in said
 
 
+def test_export_after_the_shown_run_was_deleted_says_what_to_do(workbench, profiles):
+    run = write_run(profiles)
+    workbench.breakdown(run.name)
+    shutil.rmtree(run.path)
+    with pytest.raises(StoreError, match="its folder is gone; tick another"):
+        workbench.export()
+
+
+def test_after_a_stopped_run_export_takes_the_newest_that_finished(workbench, profiles):
+    finished, stopped = write_run(profiles), stopped_run(profiles)
+    workbench.breakdown(stopped.name)
+    workbench.export()
+    assert workbench.wait(DEADLINE_S) == [finished.path / "report.html"]
+
+
+def test_a_stopped_run_is_exported_without_a_report(workbench, profiles):
+    stopped = stopped_run(profiles)
+    (stopped.path / "trace").mkdir(exist_ok=True)
+    (trace := stopped.path / "trace" / "rank0.1.pt.trace.json.gz").touch()
+    workbench.breakdown(stopped.name)
+    workbench.export()
+    assert workbench.wait(DEADLINE_S) == [trace]
+    assert "only a finished run has one; this one stopped" in workbench.shelf.files.value
+
+
+def test_a_run_without_its_spec_is_no_end_of_the_table(workbench, profiles):
+    run = write_run(profiles)
+    (run.path / "spec.json").unlink()
+    workbench.shelf.refresh()
+    assert workbench.shelf.table.rows[0]["cells"][4].startswith("unreadable")
+
+
+@pytest.mark.parametrize("n", [0, -1, 2.0, True])
+def test_no_number_of_ranks_is_refused_and_those_at_hand_stay(workbench, ranks, n):
+    with pytest.raises(SpecError, match="ranks = "):
+        workbench.start_ranks(n)
+    assert not ranks.closed
+
+
 def test_there_is_nothing_to_export_before_the_first_run(workbench):
     with pytest.raises(StoreError, match="press Run"):
         workbench.export()
@@ -202,3 +242,9 @@ def test_a_breakdown_of_no_run_says_so(workbench, profiles):
     assert "press Run" in workbench.breakdown().children[0].value
     run = write_run(profiles)
     assert run.name in workbench.breakdown().children[0].value
+
+
+def stopped_run(profiles) -> Run:
+    status = (run := write_run(profiles)).status.model_copy(update={"state": "stopped"})
+    (run.path / "status.json").write_text(status.model_dump_json())
+    return run
