@@ -47,7 +47,7 @@ SPECS = st.builds(
     plan=PLANS,
     workload=WORKLOADS,
     backend=st.sampled_from(["auto", "reference", "cpu", "flash_attn"]),
-    seed=st.integers(-(2**63), 2**63),
+    seed=st.integers(0, 2**31 - 1),
     capture=st.builds(Capture, live_hz=st.floats(0.1, 20), profile_steps=st.integers(0, 9)),
 )
 
@@ -114,6 +114,7 @@ def test_a_spec_cannot_be_changed():
 
 
 SMALL = {"context": 96, "output": 4}
+TRACE = {"kind": "trace", "path": "t.csv", "sample": 3}
 ODD = MODELS["tiny"] | {"heads": 6, "kv_heads": 4}
 
 
@@ -144,18 +145,9 @@ ODD = MODELS["tiny"] | {"heads": 6, "kv_heads": 4}
         ({"workload": SMALL | {"batch": True}}, "workload.batch"),
         ({"workload": {"output": 3}}, "workload.context"),
         ({"workload": {"kind": "trace", "sample": 3}}, "workload.path"),
-        (
-            {"workload": {"kind": "trace", "path": "t.csv", "sample": 3, "length_scale": 2}},
-            "workload.length_scale",
-        ),
-        (
-            {
-                "workload": {
-                    "kind": "trace", "path": "t.csv", "sample": 3, "length_scale": float("nan")
-                }
-            },
-            "workload.length_scale",
-        ),
+        ({"workload": TRACE | {"length_scale": 2}}, "workload.length_scale"),
+        ({"workload": TRACE | {"length_scale": float("nan")}}, "workload.length_scale"),
+        ({"workload": TRACE | {"seed": 2**31}}, "workload.seed"),
         ({"model": "huge"}, "model"),
         ({"model": 3}, "model"),
         ({"model": MODELS["tiny"] | {"layers": 0}}, "model.layers"),
@@ -168,6 +160,11 @@ ODD = MODELS["tiny"] | {"heads": 6, "kv_heads": 4}
         ({"warmup": -1}, "warmup"),
         ({"backend": "fastest"}, "backend"),
         ({"device": "tpu"}, "device"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**80}, "seed"),
+        ({"model": MODELS["tiny"] | {"vocab": 1}}, "model.vocab"),
+        ({"model": MODELS["tiny"] | {"vocab": 3}, "plan": {"tp": 4}}, "model.vocab"),
+        ({"capture": {"profile_steps": 65}}, "capture.profile_steps"),
         ({"name": "../etc"}, "name"),
         ({"capture": {"live_hz": 1000}}, "capture.live_hz"),
     ],
@@ -198,10 +195,42 @@ def test_the_message_says_what_to_do(changes, way_out):
         RunSpec(**fields(**changes))
 
 
-@pytest.mark.parametrize("text", ["", "- 1\n", "just words", "{", "a: [", "1: 2", "!!python/x {}"])
+@pytest.mark.parametrize("name", ["model", "plan", "workload", "workload.context"])
+def test_what_is_missing_is_named_and_nothing_else_shown(name):
+    values = fields(workload={"output": 3}) if "." in name else fields()
+    values.pop(name, None)
+    with pytest.raises(SpecError, match=f"^{name}: missing; give it$"):
+        RunSpec(**values)
+
+
+NO_SPECS = ["", "- 1\n", "just words", "{", "a: [", "1: 2", "!!python/x {}", "self: 1"]
+NO_SPECS += ["name: 2020-13-41", "plan: {1: 2}", "? [a]\n: b", "a: !!int x", "a: !!bool x"]
+
+
+@pytest.mark.parametrize("text", [*NO_SPECS, "[" * 5000, "seed: " + "9" * 5000])
 def test_text_that_is_no_spec_is_refused(text):
     with pytest.raises(SpecError):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("seed: 1\nmodel: tiny\nseed: 2\n", "seed = '2': given twice, again in line 3"),
+        ("plan:\n  tp: 1\n  tp: 2\n", "tp = '2': given twice, again in line 3"),
+        ('{"plan": {"tp": 1}, "plan": {"tp": 2}}', "plan = 'a mapping': given twice"),
+    ],
+)
+def test_a_key_given_twice_is_named(text, says):
+    with pytest.raises(SpecError, match=says):
+        parse(text)
+
+
+def test_a_file_that_holds_no_spec_is_named(tmp_path):
+    for name, text in (("empty.yaml", ""), ("list.yaml", "- 1"), ("date.yaml", "a: 2020-13-41")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(SpecError, match=name):
+            specs.read(tmp_path / name)
 
 
 def test_a_file_that_is_missing_or_no_text_is_refused(tmp_path):

@@ -12,12 +12,16 @@ from fapool.spec.model import Model
 
 
 class Static(Strict):
-    """Tensor parallel over `tp` ranks, pipeline over `pp` stages; never changes."""
+    """Tensor parallel over `tp` ranks, pipeline over `pp` stages; never changes.
+
+    A step is cut into `micro_batches`, None: one per stage. A request's tokens of one step stay
+    together, so that a step never has more micro-batches than requests.
+    """
 
     kind: Literal["static"] = "static"
     tp: Count = 1
     pp: Count = 1
-    micro_batches: Count | None = None  # None: one per stage
+    micro_batches: Count | None = None
 
     @property
     def world(self) -> int:
@@ -32,8 +36,9 @@ class FAPool(Strict):
     """A static base plus a pool whose ranks are leased to requests longer than `threshold`.
 
     `threshold` is in tokens of the published workload: a trace's `length_scale` shrinks it as it
-    shrinks the lengths. A request is leased as soon as more than `threshold` of its tokens have
-    keys. `lease_ranks` is how many shards of the pool one lease takes; None takes all.
+    shrinks the lengths. A request whose prompt is longer is leased before its first chunk, any
+    other as soon as more than `threshold` of its tokens have keys. `lease_ranks` is how many
+    shards of the pool one lease takes; None takes all.
     """
 
     kind: Literal["fapool"] = "fapool"
@@ -68,6 +73,8 @@ def check_layout(model: Model, plan: Static | FAPool) -> None:
         raise SpecError(
             field, tp, f"choose a divisor or a multiple of model.kv_heads = {model.kv_heads}"
         )
+    if model.vocab < tp:
+        raise SpecError("model.vocab", model.vocab, f"at least {field} = {tp}: ranks share it out")
     if isinstance(plan, Static) and plan.pp > model.layers:
         raise SpecError("plan.pp", plan.pp, f"at most model.layers = {model.layers} stages")
     if isinstance(plan, FAPool) and plan.lease_ranks and plan.lease_ranks > max(plan.pool, 1):

@@ -11,9 +11,10 @@ import yaml
 from pydantic import Field, model_validator
 
 from fapool.errors import SpecError
-from fapool.spec.base import Count, Strict
+from fapool.spec.base import Count, Seed, Strict
 from fapool.spec.model import Model
 from fapool.spec.plan import FAPool, Plan, check_layout
+from fapool.spec.text import load
 from fapool.spec.workload import TraceWorkload, Workload
 
 Backend = Literal["auto", "reference", "cpu", "aten", "cudnn", "flash_attn"]
@@ -25,7 +26,8 @@ class Capture(Strict):
     spans: bool = True
     memory: bool = True
     live_hz: Annotated[float, Field(gt=0, le=20)] = 8.0
-    profile_steps: Annotated[int, Field(ge=0, strict=True)] = 0  # decode steps traced; 0 none
+    # Decode steps traced, 0 none. No viewer opens what many more would write.
+    profile_steps: Annotated[int, Field(ge=0, le=64, strict=True)] = 0
 
 
 class RunSpec(Strict):
@@ -45,7 +47,7 @@ class RunSpec(Strict):
     prefill_chunk: Count = 2048  # tokens of one prefill step
     repeats: Count = 1
     warmup: Annotated[int, Field(ge=0, strict=True)] = 1  # passes up to the first decode steps
-    seed: int = 0
+    seed: Seed = 0
     capture: Capture = Capture()
 
     @model_validator(mode="before")
@@ -111,26 +113,24 @@ def parse(text: str) -> RunSpec:
     Raises:
         SpecError: not a mapping, not YAML, or not a valid spec.
     """
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SpecError("spec", text[:80], f"not YAML or JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise SpecError("spec", text[:80], "give a mapping with model, plan and workload")
-    if strange := [key for key in values if not isinstance(key, str)]:
-        raise SpecError("spec", strange[0], "no such field; fields have names")
-    return RunSpec(**values)
+    return RunSpec(**load(text))
 
 
 def read(path: Path | str) -> RunSpec:
     """A spec from a YAML or JSON file.
 
     Raises:
-        SpecError: no such file, or not a valid spec.
+        SpecError: no such file, or not a valid spec; names the file where no field is to blame.
     """
     try:
-        return parse(Path(path).read_text())
+        text = Path(path).read_text()
     except OSError as error:
         raise SpecError("spec", str(path), f"cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise SpecError("spec", str(path), "is not text; give a YAML or JSON file") from None
+    try:
+        return parse(text)
+    except SpecError as error:
+        if error.field != "spec":
+            raise
+        raise SpecError("spec", str(path), error.way_out) from None

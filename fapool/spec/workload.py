@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fapool.spec.base import Batch, Count, Length, Strict
+from fapool.spec.base import Batch, Count, Length, Seed, Strict
 
 
 class Workload(Strict):
@@ -40,4 +40,4 @@ class TraceWorkload(Strict):
     length_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
     output_scale: Annotated[float, Field(gt=0, le=1)] | None = None
     max_output: Length | None = None
-    seed: int = 0
+    seed: Seed = 0
