@@ -60,7 +60,7 @@ def read_lengths(path: Path | str) -> pd.DataFrame:
     if names is None:
         raise TraceFileError("workload.path", str(path), "give a .csv (Azure) or .jsonl (Mooncake)")
     try:
-        table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_json(path, lines=True)
+        table = _read_rows(path)
     except (OSError, ValueError) as error:
         raise TraceFileError("workload.path", str(path), f"cannot be read: {error}") from None
     missing = [name for name in names if name not in table.columns]
@@ -96,8 +96,15 @@ def sample(lengths: pd.DataFrame, work: TraceWorkload) -> np.ndarray:
     return scaled
 
 
+def _read_rows(path: Path) -> pd.DataFrame:
+    if path.suffix == ".csv":
+        return pd.read_csv(path)
+    return pd.read_json(path, lines=True, dtype=False)  # else `true` beside numbers becomes 1
+
+
 def _whole_numbers(path: Path, values: pd.Series, least: int) -> pd.Series:
-    plain = values.where(values.map(lambda value: isinstance(value, int | float | str)))
+    values = values.astype(object)  # plain Python values, to be judged and shown as such
+    plain = values.where(values.map(_could_be_a_number))
     numbers = pd.to_numeric(plain, errors="coerce")
     good = numbers.between(least, LONGEST) & (numbers % 1 == 0)
     if not good.all():
@@ -108,6 +115,10 @@ def _whole_numbers(path: Path, values: pd.Series, least: int) -> pd.Series:
             f"lengths are whole numbers from {least} to {LONGEST}; mend or drop the row",
         )
     return numbers.astype(np.int64)
+
+
+def _could_be_a_number(value: object) -> bool:
+    return isinstance(value, int | float | str) and not isinstance(value, bool)
 
 
 def write_synthetic(path: Path, *, rows: int = 2000, seed: int = 0) -> Path:

@@ -107,13 +107,20 @@ def test_a_sample_larger_than_the_trace_is_refused(trace):
         ("a.csv", "ContextTokens,GeneratedTokens\n5,NaN\n", "row 1 output = .*nan"),
         ("a.csv", "ContextTokens,GeneratedTokens\n0,5\n", "row 1 context = .*0.*from 1"),
         ("a.csv", "ContextTokens,GeneratedTokens\n4,5\n4,-5\n", "row 2 output = .*-5"),
-        ("a.csv", "ContextTokens,GeneratedTokens\n4.5,5\n", r"row 1 context = .*4\.5"),
+        ("a.csv", "ContextTokens,GeneratedTokens\n4.5,5\n", r"row 1 context = 4\.5:"),
         ("a.csv", "ContextTokens,GeneratedTokens\nmany,5\n", "row 1 context = 'many'"),
         ("a.csv", "ContextTokens,GeneratedTokens\n10000001,5\n", "row 1 context"),
         ("a.csv", "ContextTokens,GeneratedTokens\n1e300,5\n", "row 1 context"),
         ("a.csv", "ContextTokens,GeneratedTokens\ninf,5\n", "row 1 context"),
         ("a.jsonl", '{"input_length": [4], "output_length": 1}\n', "row 1 context"),
         ("a.jsonl", '{"input_length": null, "output_length": 1}\n', "row 1 context"),
+        ("a.jsonl", '{"input_length": true, "output_length": 1}\n', "row 1 context = True"),
+        (
+            "a.jsonl",
+            '{"input_length": 5, "output_length": 1}\n{"input_length": true, "output_length": 1}\n',
+            "row 2 context = True",
+        ),
+        ("a.csv", "ContextTokens,GeneratedTokens\nTrue,5\n", "row 1 context = True"),
     ],
 )
 def test_a_bad_trace_is_refused_with_the_row_to_mend(tmp_path, name, text, says):
