@@ -84,7 +84,7 @@ class Store:
         try:
             found = [Run(path) for path in self.root.iterdir() if (path / "status.json").exists()]
         except OSError as error:
-            raise StoreError(self._unusable("no folder of runs", error)) from None
+            raise self._unusable("read", error) from None
         return sorted(found, key=lambda run: (run.status.started_at, run.name))
 
     def open(self, name: str | Path) -> Run:
@@ -117,12 +117,14 @@ class Store:
         try:
             yield
         except OSError as error:
-            raise StoreError(self._unusable("cannot be written", error)) from None
+            raise self._unusable("written", error) from None
 
-    def _unusable(self, what: str, error: OSError) -> str:
-        return (
-            f"the store {self.root}: {what} ({error.strerror}); choose another folder with "
-            "--store or FAPOOL_PROFILES"
+    def _unusable(self, act: str, error: OSError) -> StoreError:
+        why = f"cannot be {act} ({error.strerror})" if self.root.is_dir() else "is not a folder"
+        if not self.root.exists():
+            why = f"cannot be made ({error.strerror})"
+        return StoreError(
+            f"the store {self.root} {why}; choose another with --store or FAPOOL_PROFILES"
         )
 
 
