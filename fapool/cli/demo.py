@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 
@@ -9,12 +10,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from fapool.cli.show import compare, show
+from fapool.cli.show import HEADLINE, compare, show
 from fapool.cluster import Execution, Ranks
 from fapool.phases import Category
 from fapool.spec import Capture, FAPool, RunSpec, Static, TraceWorkload
 from fapool.store import Run, Store
-from fapool.workload import write_synthetic
+from fapool.workload import read_lengths, write_synthetic
 
 SCALE = 1 / 16
 """Lengths and the threshold shrink by this, so that a CPU gets through them."""
@@ -22,12 +23,24 @@ SCALE = 1 / 16
 THRESHOLD = 4096
 """Tokens, as published: the paper's threshold (section 4.3)."""
 
+SAMPLE = 32
+"""Requests drawn from the trace; all of them where it has fewer."""
+
+CAVEAT = (
+    "CPU ranks that share cores show the mechanism and that the bookkeeping adds up, not which "
+    "layout wins: measure that on GPUs."
+)
+
 
 def demo_specs(trace: Path, ranks: int) -> list[RunSpec]:
-    """FA Pool and three static layouts over the same sampled requests."""
+    """FA Pool and three static layouts over the same sampled requests.
+
+    Raises:
+        TraceFileError: the trace cannot be read.
+    """
     work = TraceWorkload(
         path=trace.absolute(),
-        sample=32,
+        sample=min(SAMPLE, max(1, len(read_lengths(trace)))),
         batch=4,
         length_scale=SCALE,
         output_scale=1.0,
@@ -49,7 +62,7 @@ def demo_specs(trace: Path, ranks: int) -> list[RunSpec]:
             device="cpu",
             block=16,
             prefill_chunk=256,
-            warmup=0,
+            warmup=1,
             capture=Capture(profile_steps=3),
         )
         for plan in plans
@@ -57,30 +70,43 @@ def demo_specs(trace: Path, ranks: int) -> list[RunSpec]:
 
 
 def demo(store: Store, *, trace: Path | None, ranks: int, console: Console | None = None) -> None:
-    """Run, show and compare the layouts; names the run folders and writes `report.html`.
+    """Run, show and compare the layouts; writes `report-<time>.html` beside the run folders.
 
     Raises:
         SpecError: the trace cannot be read; nothing was started.
+        StoreError: the store cannot be written; nothing was started.
         RankFailed: a rank died; its run's folder says so.
     """
     console = console or Console()
     started = time.monotonic()
-    store.root.mkdir(parents=True, exist_ok=True)
+    store.prepare()
     if trace is None:
         trace = write_synthetic(store.root / "demo-lengths.csv")
         console.print(f"no trace given: drew lengths into {trace}", soft_wrap=True)
-    specs = demo_specs(trace, ranks)
+    try:
+        runs = _run_all(demo_specs(trace, ranks), store, ranks, console)
+    except KeyboardInterrupt:
+        # the client of the ranks leaves tasks pending, of which asyncio would tell at exit
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        raise
+    show(runs[0], console, only=HEADLINE)
+    report = store.root / f"report-{time.strftime('%Y%m%d-%H%M%S')}.html"
+    compare(runs, report=report, console=console, only=HEADLINE)
+    for run in runs:
+        console.print(f"{run.spec.plan}: {run.path}", soft_wrap=True)
+    again = f"python -m fapool compare RUN RUN --store {store.root}"
+    console.print(f"all metrics are in the report; or: {again}", soft_wrap=True, markup=False)
+    console.print(CAVEAT, soft_wrap=True)
+    console.print(f"{time.monotonic() - started:.0f} s in all")
+
+
+def _run_all(specs: list[RunSpec], store: Store, ranks: int, console: Console) -> list[Run]:
     with console.status("starting ranks") as status:
         warm = Ranks.start(ranks, on_progress=status.update)
     with warm:
         for spec in specs:
             warm.check(spec)
-        runs = [_watch(warm.run(spec, store), console) for spec in specs]
-    show(runs[0], console)
-    compare(runs, report=store.root / "report.html", console=console)
-    for run in runs:
-        console.print(f"{run.spec.plan}: {run.path}", soft_wrap=True)
-    console.print(f"{time.monotonic() - started:.0f} s in all")
+        return [_watch(warm.run(spec, store), console) for spec in specs]
 
 
 def _watch(execution: Execution, console: Console) -> Run:

@@ -14,13 +14,36 @@ from rich.text import Text
 from fapool.analysis import summary
 from fapool.analysis.breakdown import PARTS
 from fapool.analysis.compare import side_by_side
-from fapool.analysis.metrics import DEFINITIONS
-from fapool.analysis.study import check_worth, studies, study
+from fapool.analysis.measured import on_gpus
+from fapool.analysis.metrics import DEFINITIONS, UNRATED, definitions
+from fapool.analysis.study import Study, check_worth, studies, study
 from fapool.errors import FapoolError, StoreError
 from fapool.figures.report import number, ratio, write_report
+from fapool.phases import Role
 from fapool.store import PARTIAL, Run, Store
 
-STATE_STYLES = {"finished": "green", "failed": "red", "interrupted": "red", "stopped": "yellow"}
+STATE_STYLES = {
+    "finished": "green",
+    "stopped": "yellow",
+    "failed": "red",
+    "interrupted": "red",
+    "unreadable": "red",
+}
+
+HEADLINE = (
+    "gpus",
+    "ttft_p50",
+    "tpot_p50",
+    "tpot_p90",
+    "tps",
+    "tps_per_gpu",
+    "tps_per_charged_gpu",
+    "utilisation_base",
+    "utilisation_pool",
+)
+"""The metrics that answer the question; the others explain it."""
+
+OWN_BORDERS = "step borders are each rank's own: a pool step includes its wait for the base"
 
 NARROW = {
     "communication": "communi-\ncation",
@@ -48,17 +71,22 @@ def runs(store: Store, console: Console | None = None) -> None:
     console.print(table)
 
 
-def show(run: Run, console: Console | None = None) -> None:
+def show(
+    run: Run, console: Console | None = None, *, only: Sequence[str] = tuple(DEFINITIONS)
+) -> None:
     """Print one run: state and check, then breakdown, and metrics if it may claim any.
 
-    A run that failed shows why, with its last lines, and no numbers.
+    A run that failed shows why, with its last lines, and no numbers. `only` names the metrics.
+
+    Raises:
+        StoreError: a table is missing or broken.
     """
     console = console or Console()
     status = run.status
     style = STATE_STYLES.get(status.state, "")
     console.print(Text.assemble((run.name, "bold"), " is ", (status.state, style)))
     if status.reason:
-        who = f"rank {status.rank}: " if (status.rank or 0) >= 0 else ""
+        who = f"rank {status.rank}: " if status.rank is not None and status.rank >= 0 else ""
         console.print(Text(f"{who}{status.reason}"), soft_wrap=True)
     if status.log_tail:
         console.print(Text(status.log_tail, "dim"), soft_wrap=True)
@@ -66,34 +94,47 @@ def show(run: Run, console: Console | None = None) -> None:
     if status.state not in ("finished", "stopped"):
         return
     found = study(run)
-    for kind in found.parted.steps["kind"].unique():
-        console.print(_breakdown(summary.by_rank(found.parted, kind), kind))
-    if found.parted.unmatched:
-        lost = f"{found.parted.unmatched} of {found.parted.exchanges} exchanges lack a record"
-        console.print(Text(f"{lost}: their waits count as communication whole", "yellow"))
+    _print_breakdowns(found, console)
     try:
         check_worth(run)
     except StoreError as error:
         console.print(Text(f"no metrics: {error}", "red"), soft_wrap=True)
     else:
-        console.print(_metrics({found.label: found.metrics}))
+        console.print(_metrics([found], only))
 
 
 def compare(
-    runs: Sequence[Run], *, report: Path | str | None = None, console: Console | None = None
+    runs: Sequence[Run],
+    *,
+    report: Path | str | None = None,
+    console: Console | None = None,
+    only: Sequence[str] = tuple(DEFINITIONS),
 ) -> pd.DataFrame:
     """Print runs side by side with ratios to the first; write `report` (HTML) where it is named.
 
+    `only` names the metrics that are printed; all of them are returned.
+
     Raises:
-        StoreError: there is no run, one comes twice, did not finish, or was not correct.
+        StoreError: there is no run, one comes twice, did not finish, or was not correct; or the
+            report cannot be written.
     """
     console = console or Console()
     found = studies(*runs)
     table = side_by_side(found)
-    console.print(_metrics({study.label: study.metrics for study in found}))
+    console.print(_metrics(found, only))
     if report is not None:
         console.print(f"report: {write_report(runs, report)}", soft_wrap=True, markup=False)
     return table
+
+
+def _print_breakdowns(found: Study, console: Console) -> None:
+    for kind in found.parted.steps["kind"].unique():
+        console.print(_breakdown(summary.by_rank(found.parted, kind), kind))
+    if (found.parted.steps["role"] == Role.POOL).any():
+        console.print(Text(OWN_BORDERS, "dim"))
+    if found.parted.unmatched:
+        lost = f"{found.parted.unmatched} of {found.parted.exchanges} exchanges lack a record"
+        console.print(Text(f"{lost}: their waits count as communication whole", "yellow"))
 
 
 def _breakdown(by_rank: pd.DataFrame, kind: str) -> Table:
@@ -112,19 +153,24 @@ def _breakdown(by_rank: pd.DataFrame, kind: str) -> Table:
     return table
 
 
-def _metrics(columns: dict[str, dict[str, float | None]]) -> Table:
+def _metrics(found: Sequence[Study], only: Sequence[str]) -> Table:
     """Values, each but the first run's with its ratio to the first; definitions beside one run."""
-    table = _table("metrics; × is the ratio to the first run" if len(columns) > 1 else "metrics")
+    table = _table("metrics; × is the ratio to the first run" if len(found) > 1 else "metrics")
     table.add_column("metric", no_wrap=True)
     table.add_column("unit", no_wrap=True)
-    for label in columns:
-        table.add_column(label, justify="right", overflow="fold")
-    if len(columns) == 1:
+    for column in found:
+        # where columns are narrow, a plan breaks before its sizes and not within them
+        label = column.label.replace("(", "\n(") if len(found) > 1 else column.label
+        table.add_column(Text(label), justify="right", overflow="fold")
+    if len(found) == 1:
         table.add_column("definition", style="dim")
-    for name, (unit, definition) in DEFINITIONS.items():
-        first, *others = [values[name] for values in columns.values()]
-        cells = [number(first), *(f"{number(value)} {ratio(value, first)}" for value in others)]
-        table.add_row(name, unit, *cells, *([] if others else [definition]))
+    words = definitions(on_gpus=all(map(on_gpus, found)))
+    for name in only:
+        unit, definition = words[name]
+        first, *others = [column.metrics[name] for column in found]
+        measure = None if name in UNRATED else first
+        rated = [f"{number(value)} {ratio(value, measure)}".rstrip() for value in others]
+        table.add_row(name, unit, number(first), *rated, *([] if others else [definition]))
     return table
 
 

@@ -6,6 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
+from fapool.analysis.metrics import DEFINITIONS
 from fapool.cli import show
 from fapool.errors import StoreError
 from fapool.spec import Static
@@ -79,3 +80,55 @@ def test_a_comparison_prints_ratios_and_writes_a_report(profiles, console):
 def test_a_run_that_cannot_be_compared_is_an_error(profiles, console):
     with pytest.raises(StoreError, match="failed its check"):
         show.compare([write_run(profiles, passed=False)], console=console)
+
+
+def test_a_run_whose_status_makes_no_sense_is_listed_beside_the_others(profiles, console):
+    good, bad = write_run(profiles), write_run(profiles)
+    (bad.path / "status.json").write_text("{}")
+    show.runs(Store(profiles), console)
+    text = printed(console)
+    assert re.search(rf"{good.name} .*finished", text)
+    assert re.search(rf"{bad.name} .*unreadable", text)
+
+
+def test_a_run_whose_status_makes_no_sense_shows_the_way_out(profiles, console):
+    run = write_run(profiles)
+    (run.path / "status.json").write_text("{}")
+    show.show(Store(profiles).open(run.name), console)
+    assert "is unreadable" in printed(console)
+    assert "remove the folder" in printed(console)
+    assert "None" not in printed(console)
+
+
+def test_a_run_with_a_table_cut_short_is_an_error_that_names_it(profiles, console):
+    run = write_run(profiles)
+    (run.path / "events.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(StoreError, match=r"its events.parquet is cut short or damaged"):
+        show.show(run, console)
+
+
+def test_a_report_in_place_of_a_folder_is_an_error_with_a_way_out(profiles, console):
+    with pytest.raises(StoreError, match="is a folder; name a file in it"):
+        show.compare([write_run(profiles)], report=profiles, console=console)
+
+
+def test_a_headline_holds_the_metrics_that_were_named_and_no_others(profiles, console):
+    runs = [write_run(profiles), write_run(profiles, small_spec(plan=Static(tp=4)))]
+    table = show.compare(runs, console=console, only=show.HEADLINE)
+    rows = re.findall(r"^ ([a-z]\w+)  ", printed(console), re.MULTILINE)
+    assert [row for row in rows if row != "metric"] == list(show.HEADLINE)
+    assert list(table.index) == list(DEFINITIONS)
+
+
+def test_numbers_of_gpus_are_printed_without_a_ratio(profiles, console):
+    show.compare([write_run(profiles), write_run(profiles, slow=2)], console=console)
+    for name in ("gpus", "charged_gpus"):
+        (row,) = re.findall(rf"^ {name} .*$", printed(console), re.MULTILINE)
+        assert "×" not in row
+
+
+def test_a_pools_step_borders_are_explained_where_there_is_a_pool(profiles, console):
+    show.show(write_run(profiles), console)
+    assert show.OWN_BORDERS in printed(console)
+    show.show(write_run(profiles, small_spec(plan=Static(tp=4))), console)
+    assert printed(console).count(show.OWN_BORDERS) == 1
