@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from pathlib import Path
 
@@ -86,8 +85,7 @@ def demo(store: Store, *, trace: Path | None, ranks: int, console: Console | Non
     try:
         runs = _run_all(demo_specs(trace, ranks), store, ranks, console)
     except KeyboardInterrupt:
-        # the client of the ranks leaves tasks pending, of which asyncio would tell at exit
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        console.print(f"interrupted; what was run is under {store.root}", soft_wrap=True)
         raise
     show(runs[0], console, only=HEADLINE)
     report = store.root / f"report-{time.strftime('%Y%m%d-%H%M%S')}.html"

@@ -11,6 +11,7 @@ from fapool.cli import show
 from fapool.errors import StoreError
 from fapool.spec import Static
 from fapool.store import Store
+from fapool.workload import requests_of, write_synthetic
 from tests.synthetic import small_spec, write_run
 
 
@@ -132,3 +133,10 @@ def test_a_pools_step_borders_are_explained_where_there_is_a_pool(profiles, cons
     assert show.OWN_BORDERS in printed(console)
     show.show(write_run(profiles, small_spec(plan=Static(tp=4))), console)
     assert printed(console).count(show.OWN_BORDERS) == 1
+
+
+@pytest.mark.parametrize(("rows", "sample"), [(5, 5), (40, 32)])
+def test_the_demo_takes_all_of_a_trace_that_is_shorter_than_its_sample(tmp_path, rows, sample):
+    demo = pytest.importorskip("fapool.cli.demo", reason="the demo needs the lab extra")
+    specs = demo.demo_specs(write_synthetic(tmp_path / "lengths.csv", rows=rows), 4)
+    assert {len(requests_of(spec)) for spec in specs} == {sample}
