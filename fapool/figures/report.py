@@ -68,6 +68,7 @@ def _contents(found: list[Study]) -> dict[str, Any]:
         "labels": [study.label for study in found],
         "measured": _measured(found),
         "device": device,
+        "no_gpu": not any(measured.on_gpus(study) for study in found),
         "warm": any(spec.warmup for spec in specs),
         "gpus": [spec.plan.world for spec in specs],
         "differences": differences,

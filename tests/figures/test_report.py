@@ -104,6 +104,7 @@ def test_what_was_measured_stands_at_the_top_unfolded(source):
     top = source[: source.index("<h2>Question")]
     assert "<h1>FAPool(2,2) beside Static(2,1)</h1>" in top
     assert "<details" not in top
+    assert "No GPU was used here" not in source
     rows = {row[0]: row[1:] for row in Page(top).rows}
     assert rows["workload"] == ["2 equal requests of 96 + 4 tokens"]  # one cell for both
     assert rows["threshold"] == ["leased past 64 tokens", "none: a static layout"]
@@ -115,6 +116,7 @@ def test_ranks_without_a_gpu_are_not_called_gpus(tmp_path):
     runs = [write_run(tmp_path, spec), write_run(tmp_path, spec.replace(plan=Static(tp=4)))]
     page = write_report(runs, tmp_path / "r.html").read_text()
     assert "4 CPU ranks" in page
+    assert "No GPU was used here" in page
     assert "All runs reserve the same number of ranks (4)" in page
     rows = {row[0]: row for row in Page(page).rows if row}
     assert rows["tps_per_gpu"][1] == "tokens/s/rank"
