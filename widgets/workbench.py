@@ -164,7 +164,7 @@ class Workbench(Panel):
         try:
             run = self._execution.wait()
         finally:
-            self.shelf.refresh()
+            self.shelf.loudly(self.shelf.refresh)()  # must not hide why the run failed
         took = duration(time.monotonic() - self._began_s)
         self.progress.say("drawing the result", done=1)
         self.shelf.show(run)

@@ -1,30 +1,17 @@
 """The workbench by its methods, with ranks that are not there."""
 
-import shutil
 import time
 
 import pytest
 
 from fapool.errors import FapoolError, RankFailed, SpecError, StoreError
 from fapool.spec import FAPool, Static
-from fapool.store import Run, Store
+from fapool.store import Store
 from tests.synthetic import small_spec, write_run
 from tests.widgets.fake_ranks import FakeRanks
 from widgets import Workbench
 
 DEADLINE_S = 30
-
-
-@pytest.fixture
-def ranks() -> FakeRanks:
-    return FakeRanks(4)
-
-
-@pytest.fixture
-def workbench(profiles, ranks) -> Workbench:
-    made = Workbench(store=profiles, ranks=ranks)
-    made.set(model="tiny", context=128, threshold=64, output=4)
-    return made
 
 
 def test_an_unknown_keyword_is_refused():
@@ -142,6 +129,15 @@ def test_a_lost_rank_is_named_and_the_next_run_works(workbench, ranks):
     assert workbench.trouble.value == ""
 
 
+def test_a_store_that_cannot_be_read_does_not_hide_why_a_run_failed(workbench, ranks, monkeypatch):
+    ranks.fail = True
+    monkeypatch.setattr(workbench.shelf, "refresh", lambda: 1 / 0)
+    workbench.run()
+    with pytest.raises(RankFailed):
+        workbench.wait(DEADLINE_S)
+    assert "ZeroDivisionError" in workbench.shelf.trouble.value
+
+
 def test_runs_are_compared_by_name(workbench, profiles):
     first = write_run(profiles, small_spec())
     second = write_run(profiles, small_spec(plan=Static(tp=4)))
@@ -179,41 +175,6 @@ def test_the_table_shows_every_run_even_a_broken_one(workbench, profiles):
     assert cells[broken.name][4].startswith("unreadable")
 
 
-def test_export_writes_the_report_and_lists_what_opens_it(workbench, profiles):
-    run = write_run(profiles)
-    workbench.export()
-    files = workbench.wait(DEADLINE_S)
-    assert files == [run.path / "report.html"]
-    said = workbench.shelf.files.value
-    for expected in (str(files[0]), "nsys profile", "--nproc-per-node=4", "spec.json"):
-        assert expected in said
-
-
-def test_export_after_the_shown_run_was_deleted_says_what_to_do(workbench, profiles):
-    run = write_run(profiles)
-    workbench.breakdown(run.name)
-    shutil.rmtree(run.path)
-    with pytest.raises(StoreError, match="its folder is gone; tick another"):
-        workbench.export()
-
-
-def test_after_a_stopped_run_export_takes_the_newest_that_finished(workbench, profiles):
-    finished, stopped = write_run(profiles), stopped_run(profiles)
-    workbench.breakdown(stopped.name)
-    workbench.export()
-    assert workbench.wait(DEADLINE_S) == [finished.path / "report.html"]
-
-
-def test_a_stopped_run_is_exported_without_a_report(workbench, profiles):
-    stopped = stopped_run(profiles)
-    (stopped.path / "trace").mkdir(exist_ok=True)
-    (trace := stopped.path / "trace" / "rank0.1.pt.trace.json.gz").touch()
-    workbench.breakdown(stopped.name)
-    workbench.export()
-    assert workbench.wait(DEADLINE_S) == [trace]
-    assert "only a finished run has one; this one stopped" in workbench.shelf.files.value
-
-
 def test_a_run_without_its_spec_is_no_end_of_the_table(workbench, profiles):
     run = write_run(profiles)
     (run.path / "spec.json").unlink()
@@ -228,11 +189,6 @@ def test_no_number_of_ranks_is_refused_and_those_at_hand_stay(workbench, ranks, 
     assert not ranks.closed
 
 
-def test_there_is_nothing_to_export_before_the_first_run(workbench):
-    with pytest.raises(StoreError, match="press Run"):
-        workbench.export()
-
-
 def test_a_run_that_measured_nothing_says_so(workbench, profiles):
     run = Store(profiles).create(small_spec()).fail(rank=0, reason="was killed")
     assert "failed" in workbench.breakdown(run.name).children[0].value
@@ -242,9 +198,3 @@ def test_a_breakdown_of_no_run_says_so(workbench, profiles):
     assert "press Run" in workbench.breakdown().children[0].value
     run = write_run(profiles)
     assert run.name in workbench.breakdown().children[0].value
-
-
-def stopped_run(profiles) -> Run:
-    status = (run := write_run(profiles)).status.model_copy(update={"state": "stopped"})
-    (run.path / "status.json").write_text(status.model_dump_json())
-    return run
