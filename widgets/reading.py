@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from fapool.analysis import compare, memory, summary, timeline
 from fapool.analysis.load import Tables
-from fapool.analysis.metrics import DEFINITIONS, per_repeat, per_request
+from fapool.analysis.measured import on_gpus
+from fapool.analysis.metrics import definitions, per_repeat, per_request
 from fapool.analysis.study import Study, studies, study
 from fapool.errors import FapoolError
 from fapool.figures import bars
@@ -27,9 +29,9 @@ COLUMNS = (
     "TTFT p50, ms",
     "TPOT p50, ms",
     "TPS",
-    "TPS / GPU",
+    "TPS / rank",
 )
-MEASURED = ("TTFT p50, ms", "TPOT p50, ms", "TPS", "TPS / GPU")
+MEASURED = ("TTFT p50, ms", "TPOT p50, ms", "TPS", "TPS / rank")
 HEADLINE = {
     "ttft_p50": "TTFT p50",
     "tpot_p50": "TPOT p50",
@@ -87,8 +89,11 @@ def comparison(runs: list[Run]) -> tuple[str, Figure]:
     """
     found = studies(*runs)
     differs = compare.differences(*(run.spec for run in runs))
-    figure = comparison_figure(compare.spreads(found), title="Runs compared")
-    return _differences(differs) + _table(compare.side_by_side(found)), figure
+    gpus = all(on_gpus(read) for read in found)
+    device = "GPU" if gpus else "rank"
+    figure = comparison_figure(compare.spreads(found), title="Runs compared", device=device)
+    table = _table(compare.side_by_side(found), definitions(on_gpus=gpus))
+    return _differences(differs) + table, figure
 
 
 def _measured(run: Run) -> tuple[str, ...]:
@@ -104,10 +109,13 @@ def _measured(run: Run) -> tuple[str, ...]:
 
 
 def _headline(read: Study) -> str:
+    gpus = on_gpus(read)
+    means = definitions(on_gpus=gpus)
     chips = [
-        f'<span title="{html.escape(DEFINITIONS[name][1])}" style="white-space:nowrap">'
-        f'<span style="color:var(--jp-ui-font-color2)">{words}</span> '
-        f"<b>{_number(read.metrics[name])}</b> {DEFINITIONS[name][0]}</span>"
+        f'<span title="{html.escape(means[name][1])}" style="white-space:nowrap">'
+        f'<span style="color:var(--jp-ui-font-color2)">'
+        f"{words if gpus else words.replace('GPU', 'rank')}</span> "
+        f"<b>{_number(read.metrics[name])}</b> {means[name][0]}</span>"
         for name, words in HEADLINE.items()
         if read.metrics[name] is not None
     ]
@@ -128,15 +136,15 @@ def _differences(differs: dict[str, list]) -> str:
     return f'<p style="line-height:1.4">Besides the plan these differ: {"; ".join(rows)}</p>'
 
 
-def _table(found: pd.DataFrame) -> str:
+def _table(found: pd.DataFrame, means: Mapping[str, tuple[str, str]]) -> str:
     cell = '<td style="text-align:right;padding:1px 0 1px 18px">{}</td>'
     head = '<th style="padding-left:18px;text-align:right">{}</th>'
     heads = "".join(head.format(html.escape(label)) for label in found.columns[1:])
     lines = []
     for metric, row in found.iterrows():
         numbers = "".join(cell.format(_number(value)) for value in row.iloc[1:])
-        title = html.escape(DEFINITIONS[metric][1])
-        unit = f'<td style="padding-left:18px;color:var(--jp-ui-font-color2)">{row["unit"]}</td>'
+        name, title = means[metric][0], html.escape(means[metric][1])
+        unit = f'<td style="padding-left:18px;color:var(--jp-ui-font-color2)">{name}</td>'
         lines.append(f'<tr title="{title}"><td>{_words(metric)}</td>{unit}{numbers}</tr>')
     style = "font-size:12px;line-height:1.35;border-collapse:collapse;text-align:left"
     first = '<th>metric</th><th style="padding-left:18px">unit</th>'
