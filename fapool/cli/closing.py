@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 
+from fapool.errors import StoreError
 from fapool.store import RunFolder
 
 NOTES_S = 2.0
@@ -49,6 +50,7 @@ class Closing:
         self._ended.set()
         signal.set_wakeup_fd(self._fd)
         signal.signal(signal.SIGTERM, self._handler)
+        self._wakes.close()  # ends the thread
 
     def fail(self, reason: str) -> None:
         """Close the folder as failed; returns once that is done, also if it began elsewhere."""
@@ -68,7 +70,7 @@ class Closing:
         rank, why = self._folder.first_failure() or (self._rank, reason)
         if killed:
             rank, why = killed[0], "was killed"
-        with contextlib.suppress(FileNotFoundError):  # another rank was quicker
+        with contextlib.suppress(OSError, StoreError):  # another was quicker, or the disk is full
             run = self._folder.fail(rank=rank, reason=why, log_tail=self._folder.log_tail(rank))
             print(f"failed: rank {rank} {why}\n{run.path}", file=sys.stderr, flush=True)
 
@@ -81,6 +83,7 @@ class Closing:
             except TimeoutError:
                 if os.getppid() != self._launcher:
                     reason = "lost its launcher"
+        self._woken.close()
         if reason and not self._ended.is_set():
             self.fail(reason)
             os._exit(128 + signal.SIGTERM)
