@@ -81,14 +81,13 @@ def lease_book(spec: RunSpec) -> LeaseBook:
     return LeaseBook(columns=columns, width=lease_width(spec), threshold=spec.threshold or 0)
 
 
-def footprint(spec: RunSpec) -> list[dict[Owner, int]]:
-    """Bytes by owner, one mapping a rank.
+def footprint(spec: RunSpec, requests: list[Request] | None = None) -> list[dict[Owner, int]]:
+    """Bytes by owner, one mapping a rank; `requests`: the spec's, where they are at hand.
 
     Raises:
-        TraceFileError: the workload's trace cannot be read.
+        TraceFileError: the workload's trace has to be read and cannot.
     """
-    requests = requests_of(spec)
-    peak = peak_blocks(spec, requests)
+    peak = peak_blocks(spec, requests_of(spec) if requests is None else requests)
     return [_of_rank(spec, place(spec, rank), peak) for rank in range(spec.plan.world)]
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from fapool.instrument.recorder import NO_SPAN
 from fapool.phases import Phase, Role
-from fapool.runtime.reference import quiet
 from fapool.runtime.span import Span
 
 GO, STOP = 0, 1
@@ -41,7 +41,7 @@ class Control:
                     for other in range(1, self._world)
                 ]
         else:
-            with span(Phase.STEP_BARRIER) if role is Role.BASE else quiet():
+            with span(Phase.STEP_BARRIER) if role is Role.BASE else NO_SPAN:
                 dist.recv(self._word, 0, group=self._group)
         return int(self._word) == GO
 

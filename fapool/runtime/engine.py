@@ -12,7 +12,7 @@ import torch
 from fapool import schedule
 from fapool.instrument.recorder import Recorder
 from fapool.instrument.totals import StepTotals
-from fapool.phases import Phase, Role
+from fapool.phases import Phase
 from fapool.runtime.control import Control
 from fapool.runtime.plans.base import Plan
 from fapool.runtime.seat import Seat
@@ -36,7 +36,6 @@ class Played:
     """What came out of a workload; tokens and timings on the last stage only."""
 
     stopped: bool = False
-    steps: int = 0
     tokens: dict[int, list[int]] = field(default_factory=dict)
     timings: dict[int, Timing] = field(default_factory=dict)
     finished: list[int] = field(default_factory=list)
@@ -94,7 +93,6 @@ class Engine:
                 totals = self._step(plan, step, played)
                 with self._recorder.span(Phase.OBSERVE):
                     after(step, totals)
-                played.steps += 1
             plan.settle()
             self._control.settle()
         self._share_admissions(requests, played)
@@ -157,12 +155,6 @@ def _mark_leases(plan: Plan, played: Played) -> None:
             timing.leased_at = lease.tokens
 
 
-def is_head(seat: Seat) -> bool:
-    """The one rank that speaks for the tokens: the lowest of the last stage."""
-    place = seat.place
-    return place.role is Role.BASE and place.is_last and place.rank == place.tp_peers[0]
-
-
 def head_of(spec: RunSpec) -> int:
-    """Its number."""
+    """The one rank that speaks for the tokens: the lowest of the last stage."""
     return spec.plan.world - spec.plan.tp if spec.plan.kind == "static" else 0

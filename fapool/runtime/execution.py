@@ -227,7 +227,8 @@ class Execution:
             "messages": dist.get_backend(),
             "same_host_as_rank_0": clock.same_host,
             "forecast_bytes": {
-                k.value: v for k, v in footprint(self._spec)[self._place.rank].items()
+                k.value: v
+                for k, v in footprint(self._spec, self._requests)[self._place.rank].items()
             },
         }
 

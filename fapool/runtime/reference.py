@@ -12,16 +12,12 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
+from fapool.instrument.recorder import no_span
 from fapool.runtime.attention.base import causal
 from fapool.runtime.attention.reference import Reference
 from fapool.runtime.model import Decoder
 from fapool.runtime.weights import LayerWeights, Source, Weights
 from fapool.spec import Model
-
-
-def quiet(*_: object, **__: object):
-    """A span that records nothing."""
-    return torch.no_grad()
 
 
 def reference_logits(
@@ -51,7 +47,7 @@ def reference_logits(
 
 
 def _decoder(model: Model, weights: Weights) -> Decoder:
-    return Decoder(weights, model, quiet)
+    return Decoder(weights, model, no_span)
 
 
 def _double(layer: LayerWeights) -> LayerWeights:

@@ -10,7 +10,7 @@ from fapool import schedule
 from fapool.errors import SpecError
 from fapool.forecast.memory import BASE, check_fits, footprint, lease_book, peak_blocks
 from fapool.phases import Owner
-from fapool.spec import FAPool, Model, RunSpec, Static, Workload
+from fapool.spec import FAPool, Model, RunSpec, Static, TraceWorkload, Workload
 from fapool.topology import lease_width, owner
 from fapool.workload import Request
 
@@ -131,3 +131,10 @@ def test_what_fits_is_let_through_to_the_byte():
 def test_a_model_that_is_too_large_is_named_as_the_cause():
     with pytest.raises(SpecError, match=r"model = .*weights alone"):
         check_fits(make_spec(Static(), model="13b"), [2**30])
+
+
+def test_a_trace_is_not_read_again_where_its_requests_are_at_hand(tmp_path):
+    gone = TraceWorkload(path=tmp_path / "gone.csv", sample=2)
+    spec = make_spec(Static(tp=2)).replace(workload=gone)
+    requests = [Request(id=0, context=20, output=4), Request(id=1, context=7, output=2)]
+    assert footprint(spec, requests)[0][Owner.KV] > 0

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fapool.instrument.recorder import no_span
 from fapool.runtime.batch import Batch
-from fapool.runtime.reference import quiet
 from fapool.runtime.tokens import Tokens, greedy, prompt, whole
 from fapool.schedule import Segment
 from fapool.topology import share
@@ -49,7 +49,7 @@ def on_every_rank(act, logits: torch.Tensor, parts: int) -> list:
 
 
 def chosen_by_rank(piece, own, peers) -> torch.Tensor:
-    return greedy(piece, own, peers, quiet)
+    return greedy(piece, own, peers, no_span)
 
 
 sizes = st.tuples(st.integers(1, 5), st.integers(4, 40), st.integers(1, 4), st.integers(0, 2**31))
