@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fapool.instrument.recorder import no_span
 from fapool.runtime.model import Decoder
-from fapool.runtime.reference import quiet, reference_logits
+from fapool.runtime.reference import reference_logits
 from fapool.runtime.weights import Source, Weights
 from fapool.spec import Model
 from fapool.topology import share
@@ -129,7 +130,7 @@ def test_the_model_calls_attention_once_a_layer_with_the_numbers_of_its_layers()
     weights = Weights(
         layers={n: whole_layer(source, n) for n in (3, 7)}, embedding=None, norm_final=None
     )
-    decoder = Decoder(weights, model, quiet)
+    decoder = Decoder(weights, model, no_span)
     asked, summed = [], []
 
     def attend(layer, q, k, v):
@@ -150,7 +151,7 @@ def test_positions_far_out_are_rotated_as_exactly_as_near_ones():
     model = small(4, 4)
     source = Source(model, SEED, CPU)
     weights = Weights(layers={0: whole_layer(source, 0)}, embedding=None, norm_final=None)
-    decoder = Decoder(weights, model, quiet)
+    decoder = Decoder(weights, model, no_span)
     torch.manual_seed(0)
     x = torch.randn(6, 24).double()
     scores = []
