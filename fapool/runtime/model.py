@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fapool.phases import Phase
+from fapool.runtime.elementwise import operations
 from fapool.runtime.span import Span
 from fapool.runtime.weights import LayerWeights, Weights
 from fapool.spec import Model
@@ -33,8 +34,10 @@ class Decoder:
     def __init__(self, weights: Weights, model: Model, span: Span) -> None:
         self._weights, self._span = weights, span
         self._dim, self._eps = model.head_dim, model.norm_eps
+        like = _any(weights)
+        self._ops = operations(like.device, like.dtype)
         half = torch.arange(0, model.head_dim, 2, dtype=torch.float64) / model.head_dim
-        self._frequencies = model.rope_base**-half
+        self._frequencies = (model.rope_base**-half).to(like.device)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token numbers [T] -> hidden states [T, E]."""
@@ -42,53 +45,43 @@ class Decoder:
 
     def layers(self, x: Tensor, positions: Tensor, attend: Attend, total: Total) -> Tensor:
         """Hidden states [T, E] through the layers that are here; `positions` [T]."""
+        product = None  # not yet added to x: the next norm does both at once
         with self._span(Phase.PROJECT):
-            rotation = self._rotation(positions, x.dtype)
+            rotation = self._ops.rotation(positions, self._frequencies)
         for number, weights in self._weights.layers.items():
             with self._span(Phase.PROJECT, layer=number):
-                q, k, v = self._project(weights, x, rotation)
+                x, normed = self._ops.add_norm(x, product, weights.norm_attention, self._eps)
+                q, k, v = self._project(weights, normed, rotation)
             attended = attend(number, q, k, v)
             with self._span(Phase.OUTPUT, layer=number):
                 product = attended.flatten(1) @ weights.output.T
             product = total(product, layer=number)
             with self._span(Phase.FFN, layer=number):
-                x = x + product
-                product = self._ffn(weights, x)
+                x, normed = self._ops.add_norm(x, product, weights.norm_ffn, self._eps)
+                product = self._ops.gelu(normed @ weights.ffn_in.T) @ weights.ffn_out.T
             product = total(product, layer=number)
-            with self._span(Phase.FFN, layer=number):
-                x = x + product
-        return x
+        if product is None:
+            return x
+        with self._span(Phase.FFN, layer=number):
+            return x + product
 
     def logits(self, x: Tensor, vocab: range) -> Tensor:
         """Hidden states [T, E] -> logits [T, len(vocab)], fp32 or wider."""
-        x = self._norm(x, self._weights.norm_final)
-        product = x @ self._weights.embedding[vocab.start : vocab.stop].T
+        _, normed = self._ops.add_norm(x, None, self._weights.norm_final, self._eps)
+        product = normed @ self._weights.embedding[vocab.start : vocab.stop].T
         return product if product.dtype == torch.float64 else product.float()
 
-    def _project(self, weights: LayerWeights, x: Tensor, rotation: tuple[Tensor, Tensor]):
-        x = self._norm(x, weights.norm_attention)
+    def _project(
+        self, weights: LayerWeights, normed: Tensor, rotation: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         heads = weights.output.shape[1] // self._dim
-        qkv = (x @ weights.qkv.T).unflatten(1, (-1, self._dim))
-        kv_heads = (qkv.shape[1] - heads) // 2
-        q_and_k, v = qkv.split([heads + kv_heads, kv_heads], dim=1)
-        q, k = _rotate(q_and_k, *rotation).split([heads, kv_heads], dim=1)
-        return q.contiguous(), k.contiguous(), v.contiguous()
-
-    def _ffn(self, weights: LayerWeights, x: Tensor) -> Tensor:
-        x = self._norm(x, weights.norm_ffn)
-        return F.gelu(x @ weights.ffn_in.T) @ weights.ffn_out.T
-
-    def _norm(self, x: Tensor, gain: Tensor) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], gain, self._eps)
-
-    def _rotation(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        if self._frequencies.device != positions.device:
-            self._frequencies = self._frequencies.to(positions.device)
-        angles = positions.double()[:, None, None] * self._frequencies
-        return angles.cos().to(dtype), angles.sin().to(dtype)
+        kv_heads = (weights.qkv.shape[0] // self._dim - heads) // 2
+        return self._ops.rotate(normed @ weights.qkv.T, *rotation, heads, kv_heads)
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding (Su et al. 2021, section 3.2), halves paired: x [T, H, D]."""
-    left, right = x.chunk(2, dim=-1)
-    return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
+def _any(weights: Weights) -> Tensor:
+    """One of the tensors: they all share device and dtype."""
+    norms = [layer.norm_attention for layer in weights.layers.values()]
+    held = [x for x in (*norms, weights.norm_final, weights.embedding) if x is not None]
+    assert held, "no weights lie here"
+    return held[0]

@@ -1,5 +1,7 @@
 """The decoder against a transformer written otherwise: complex rotations, loops, torch's SDPA."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,7 @@ import torch.nn.functional as F
 from fapool.instrument.recorder import no_span
 from fapool.runtime.model import Decoder
 from fapool.runtime.reference import reference_logits
-from fapool.runtime.weights import Source, Weights
+from fapool.runtime.weights import LayerWeights, Source, Weights
 from fapool.spec import Model
 from fapool.topology import share
 
@@ -163,3 +165,86 @@ def test_positions_far_out_are_rotated_as_exactly_as_near_ones():
 
         decoder.layers(x, start + torch.arange(6), attend, lambda y, layer: y)
     torch.testing.assert_close(scores[0], scores[1], rtol=1e-7, atol=1e-7)
+
+
+def mixed(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """In place of attention: every head sees its own token's key and value alone."""
+    return (q.unflatten(1, (k.shape[1], -1)) * k[:, :, None] + v[:, :, None]).flatten(1, 2)
+
+
+def alone(product: torch.Tensor, layer: int) -> torch.Tensor:
+    return product
+
+
+def twins(device: str, **changes) -> tuple[Decoder, Decoder, Model]:
+    """A decoder, and the same in fp64, over the very same weights."""
+    model = small(4, 2, **changes)
+    source = Source(model, SEED, torch.device(device))
+    layers = {n: whole_layer(source, n) for n in range(model.layers)}
+    wide = {
+        n: LayerWeights(**{f.name: getattr(w, f.name).double() for f in fields(w)})
+        for n, w in layers.items()
+    }
+    ends = {"embedding": source.embedding(), "norm_final": source.gain("norm_final")}
+    wide_ends = {name: tensor.double() for name, tensor in ends.items()}
+    narrow = Decoder(Weights(layers=layers, **ends), model, no_span)
+    return narrow, Decoder(Weights(layers=wide, **wide_ends), model, no_span), model
+
+
+ON_DEVICES = pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu(1))]
+)
+
+
+@ON_DEVICES
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 3e-6), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize("tokens", [1, 7])
+def test_every_dtype_computes_what_fp64_does_within_its_rounding(device, dtype, error, tokens):
+    narrow, wide, model = twins(device, dtype=dtype)
+    numbers = torch.arange(tokens, device=device)
+    hidden = [
+        decoder.layers(decoder.embed(numbers), 1000 + numbers, mixed, alone)
+        for decoder in (narrow, wide)
+    ]
+    logits = [d.logits(x, range(model.vocab)) for d, x in zip((narrow, wide), hidden, strict=True)]
+    for found, expected in (hidden, logits):
+        assert float((found.double() - expected).norm() / expected.norm()) < error
+
+
+@ON_DEVICES
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_hidden_states_that_go_in_are_left_as_they_were_and_any_index_is_a_position(device, dtype):
+    decoder, *_ = twins(device, dtype=dtype)
+    x = decoder.embed(torch.arange(3, device=device))
+    before, positions = x.clone(), torch.tensor([5, 0, 70_000], device=device)
+    found = [decoder.layers(x, p, mixed, alone) for p in (positions, positions.int())]
+    assert torch.equal(*found)
+    assert torch.equal(x, before)
+
+
+def test_products_may_be_summed_in_place_or_into_another_tensor():
+    decoder, *_ = twins("cpu")
+    x, positions = decoder.embed(torch.arange(3)), torch.arange(3)
+    other = decoder.layers(x, positions, mixed, lambda product, layer: product * 2)
+    assert torch.equal(decoder.layers(x, positions, mixed, lambda y, layer: y.mul_(2)), other)
+
+
+@pytest.mark.gpu(1)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_a_captured_step_follows_its_inputs(dtype):
+    decoder, _, model = twins("cuda", dtype=dtype)
+    numbers = torch.arange(4, device="cuda")
+    positions = numbers.int()
+
+    def step() -> torch.Tensor:
+        x = decoder.layers(decoder.embed(numbers), positions, mixed, alone)
+        return decoder.logits(x, range(model.vocab))
+
+    step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = step()
+    numbers.copy_(torch.tensor([30, 2, 2, 9]))
+    positions.copy_(torch.tensor([0, 131_071, 17, 17]))
+    graph.replay()
+    torch.testing.assert_close(found, step(), rtol=2e-2, atol=2e-2)
