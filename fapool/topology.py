@@ -1,4 +1,4 @@
-"""Who rank r is, by arithmetic alone: role, peers, slices of the model, owner of a KV block.
+"""Who rank r is, by arithmetic alone: role, peers, slices of the model, keeper of KV blocks.
 
 World = base ranks first, then pool ranks. The pool is a mesh of `groups` head groups by
 `columns`: a column holds a share of a request's KV blocks, a head group a share of its heads, so
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
 
+from fapool.deals import BASE, HOME, Deal, weighted
 from fapool.errors import SpecError
 from fapool.phases import Role
 from fapool.spec import FAPool, Model, RunSpec
@@ -38,7 +39,7 @@ class Place:
     previous: int | None = None  # rank that feeds this stage
     next: int | None = None  # rank that this stage feeds
     group: int | None = None  # head group, of a pool rank
-    column: int | None = None  # KV share, of a pool rank
+    keeper: int = BASE  # whose KV blocks it holds: a pool rank those of its column
     partners: tuple[int, ...] = ()  # pool ranks of a base rank's heads, by column; or the reverse
 
     @property
@@ -86,7 +87,7 @@ def _place_fapool(model: Model, plan: FAPool, rank: int) -> Place:
         role=Role.POOL,
         tp_peers=(),
         group=group,
-        column=column,
+        keeper=column,
         partners=tuple(range(group * per_group, (group + 1) * per_group)),
         **common,
         **(_slices(model, groups, group) | {"ffn": range(0), "vocab": range(0)}),
@@ -123,23 +124,25 @@ def kv_senders(model: Model, plan: FAPool) -> dict[int, range]:
     return sent
 
 
-def owner(block: int, columns: Sequence[int]) -> int:
-    """The column that holds block `block` of a request leased on `columns`: round robin."""
-    return columns[block % len(columns)]
+def home_deal(spec: RunSpec) -> Deal:
+    """How the blocks of a request without a lease are dealt."""
+    return HOME
 
 
-def local_blocks(blocks: int, shards: int, index: int) -> int:
-    """How many of a request's first `blocks` blocks lie on shard `index` of `shards`."""
-    return max(0, -(-(blocks - index) // shards))
+def lent_deal(spec: RunSpec, columns: Sequence[int]) -> Deal:
+    """How the blocks of a request leased on `columns` are dealt: to them in turn.
 
-
-def local_tokens(length: int, block: int, shards: int, index: int) -> int:
-    """How many of a request's first `length` tokens lie on shard `index` of `shards`.
-
-    Blocks of `block` tokens are dealt round robin; only the last block may be part full.
+    Where the base attends as well, its share is such that base and columns read equally long: each
+    as many blocks of a round as it has ranks that read different heads of them.
     """
-    full, rest = divmod(length, block)
-    return local_blocks(full, shards, index) * block + (rest if full % shards == index else 0)
+    model, plan = spec.model, spec.plan
+    if not plan.base_attends:
+        return Deal(tuple(columns))
+    groups, _ = pool_mesh(model, plan)
+    readers = model.kv_heads // len(_kv_heads(model, plan.base, 0))
+    common = gcd(readers, groups)
+    shares = [(BASE, readers // common), *((column, groups // common) for column in columns)]
+    return weighted(shares)
 
 
 def check_ranks(spec: RunSpec, available: int) -> None:

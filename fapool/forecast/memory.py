@@ -7,15 +7,16 @@ step's messages between this rank and its partners.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fapool import schedule
+from fapool.deals import BASE, Deal
 from fapool.errors import SpecError
 from fapool.leases import LeaseBook
 from fapool.phases import Owner, Role
 from fapool.spec import LONGEST, FAPool, Model, RunSpec
-from fapool.topology import Place, lease_width, local_blocks, place, pool_mesh
+from fapool.topology import Place, home_deal, lease_width, lent_deal, place, pool_mesh
 from fapool.workload import Request, requests_of
 
 
@@ -38,21 +39,22 @@ class _Ledger:
             self.now[keeper] -= number
 
 
-BASE = -1
-"""Keeper of the blocks that lie on the base ranks; pool columns are kept under their number."""
-
-
 def base_blocks(spec: RunSpec, request: Request) -> int:
-    """Blocks that a request reserves on every base rank while it is not leased."""
+    """Blocks that a request takes before it is leased, if ever it is."""
     tokens = request.cached
     if lease_width(spec):
         tokens = min(tokens, spec.threshold)
     return -(-tokens // spec.block)
 
 
+def reserved(deal: Deal, blocks: int) -> dict[int, int]:
+    """Blocks that a request sets aside with each of its keepers, of `blocks` in all."""
+    return {keeper: deal.blocks(blocks, keeper) for keeper in deal.keepers}
+
+
 def peak_blocks(spec: RunSpec, requests: list[Request]) -> dict[int, int]:
-    """Most KV blocks reserved at once: on each base rank (`BASE`), and by column of the pool."""
-    book = lease_book(spec)
+    """Most KV blocks reserved at once with each keeper: the base ranks, a column of the pool."""
+    book, home = lease_book(spec), home_deal(spec)
     by_id = {request.id: request for request in requests}
     contexts = {request.id: request.context for request in requests}
     ledger = _Ledger({}, {}, {})
@@ -61,18 +63,30 @@ def peak_blocks(spec: RunSpec, requests: list[Request]) -> dict[int, int]:
         for segment, tokens in book.due(step, contexts):
             request = by_id[segment.request]
             lease = book.grant(request.id, tokens=tokens, promised=request.cached)
-            total, width = -(-request.cached // spec.block), len(lease.columns)
             ledger.free(request.id)
-            shares = {c: local_blocks(total, width, i) for i, c in enumerate(lease.columns)}
-            ledger.reserve(request.id, shares)
+            deal = lent_deal(spec, lease.columns)
+            ledger.reserve(request.id, reserved(deal, -(-request.cached // spec.block)))
         for segment in step.segments:
             if segment.request not in ledger.held:
                 blocks = base_blocks(spec, by_id[segment.request])
-                ledger.reserve(segment.request, {BASE: blocks})
+                ledger.reserve(segment.request, reserved(home, blocks))
         book.give_back(step.finished)
         for request_id in step.finished:
             ledger.free(request_id)
     return ledger.peak
+
+
+def widest_row(spec: RunSpec, requests: Iterable[Request], keeper: int) -> int:
+    """The most blocks that one request ever has with `keeper`."""
+    home, width = home_deal(spec), lease_width(spec)
+    lent = lent_deal(spec, range(width)) if width else home
+    alike = [k for k in lent.keepers if (k == BASE) == (keeper == BASE)]
+    widest = 0
+    for request in requests:
+        total = -(-request.cached // spec.block)
+        at_home = home.blocks(base_blocks(spec, request), keeper)
+        widest = max(widest, at_home, *(lent.blocks(total, k) for k in alike), 0)
+    return widest
 
 
 def lease_book(spec: RunSpec) -> LeaseBook:
@@ -93,7 +107,7 @@ def footprint(spec: RunSpec, requests: list[Request] | None = None) -> list[dict
 
 def kv_blocks(at: Place, peak: Mapping[int, int]) -> int:
     """KV blocks that the rank at `at` allocates."""
-    return peak.get(BASE if at.role is Role.BASE else at.column, 0)
+    return peak.get(at.keeper, 0)
 
 
 def kv_block_bytes(spec: RunSpec, at: Place) -> int:

@@ -1,27 +1,31 @@
 """Spans and steps of one rank: recorded in memory while it runs, read as tables afterwards.
 
 Steps of a repeat share their borders: the end of one is, to the nanosecond, the start of the next.
+The host may run ahead of the device: a step is closed when the host is done with it, and read
+when the device is.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from fapool.instrument.ranges import CATEGORY, nvtx_ranges
-from fapool.instrument.spans import Clock, DeviceSpan, EventPool, HostSpan, NoSpan
+from fapool.instrument.kept import Kept
+from fapool.instrument.ranges import nvtx_ranges
+from fapool.instrument.spans import Clock, DeviceSpan, EventPool, GraphSpans, HostSpan, NoSpan
 from fapool.instrument.totals import PRIORITY, StepTotals, partition
 from fapool.phases import Category, Phase, Role
 
 NO_SPAN = NoSpan()
-HOST_CLOCK, CUDA_EVENTS, NO_SPANS = "host clock", "cuda events", "none"
+HOST_CLOCK, CUDA_EVENTS, GRAPH_EVENTS = "host clock", "cuda events", "graph events"
+NO_SPANS = "none"
 _HOST_CATEGORIES = (Category.MANAGEMENT, Category.SYNCHRONIZATION)
 _HOST_PHASES = frozenset(phase.value for phase in Phase if phase.category in _HOST_CATEGORIES)
-_LABELS = ("phase", "layer", "micro_batch", "channel", "sequence", "bytes")
-_STEP_COLUMNS = ("repeat", "rank", "step", "role", "kind", "start_ns", "end_ns")
-_STEP_COLUMNS += ("requests", "tokens", "leased", "kv_tokens", "method")
 
 
 def no_span(phase: Phase, **labels: Any) -> NoSpan:
@@ -29,11 +33,29 @@ def no_span(phase: Phase, **labels: Any) -> NoSpan:
     return NO_SPAN
 
 
+@dataclass(frozen=True, slots=True)
+class OpenStep:
+    """A step whose end the device may not have reached; times are read when it has."""
+
+    head: tuple  # of the columns of `STEPS`: those before the times,
+    tail: tuple  # and those after them
+    host_spans: list
+    device_spans: list
+    graph_spans: tuple
+    end: torch.cuda.Event | int
+
+    @property
+    def method(self) -> str:
+        """How its spans are timed."""
+        return self.tail[-1]
+
+
 class Recorder:
     """Records the spans and steps of one rank; for one thread.
 
     Host activities (management, synchronization) are timed by `clock`; the others by it as well on
-    CPU, and by pairs of events on the current stream on CUDA, never while a graph is captured.
+    CPU, and by pairs of events on the current stream on CUDA. Of a graph only every
+    `sample_every`-th step's replay has events in it; the replays between have no spans.
     `unix_offset_ns` is added to `clock` to give Unix time on rank 0's clock. Settable at any time:
     `enabled` (False: spans cost and record nothing) and `profiling` (True: spans also appear in
     the trace that torch.profiler takes).
@@ -52,20 +74,25 @@ class Recorder:
         enabled: bool = True,
         clock: Clock = time.perf_counter_ns,
         unix_offset_ns: int = 0,
+        sample_every: int = 16,
     ) -> None:
         self.rank, self.role, self.device = rank, role, device
         self.enabled, self.profiling = enabled, False
         self.clock, self.unix_offset_ns = clock, unix_offset_ns
+        self.sample_every = sample_every
         self.nvtx = nvtx_ranges()
         self.events = EventPool(device) if device.type == "cuda" else None
         self.host_spans: list = []  # of the step that is open
         self.device_spans: list = []
-        self._anchor: torch.cuda.Event | None = None  # on the device, as the step began
+        self.graph_spans: tuple = ()
+        self._capture: GraphSpans | None = None
+        self._how = ""  # how the open step's spans are timed, where graphs are replayed
+        self._border: torch.cuda.Event | None = None  # where the step to be read next began,
+        self._start = 0  # and when, by the host's clock
         self._repeat: int | None = None
-        self._anchor_ns = 0  # the host's time there
-        self._start = 0
-        self._steps: list[tuple] = []
-        self._spans: list[list] = []  # of each of these steps
+        self._closed = 0  # steps of this repeat
+        self._sampled_step: int | None = None
+        self._kept = Kept()
 
     @property
     def method(self) -> str:
@@ -86,10 +113,12 @@ class Recorder:
 
         The labels are those of `fapool.phases.EVENTS`; -1 and "" say that there is none.
         """
-        if not self.enabled:
+        if not self.enabled and self._capture is None:
             return NO_SPAN
         name = phase._value_
         labels = (name, layer, micro_batch, channel, sequence, num_bytes)
+        if self._capture is not None:
+            return NO_SPAN if name in _HOST_PHASES else self._capture.span(labels)
         if self.events is not None and name not in _HOST_PHASES:
             return DeviceSpan(self, labels)
         return HostSpan(self, labels)
@@ -100,85 +129,118 @@ class Recorder:
         Spans since the last step ended belong to no step and are dropped. A negative `repeat` is a
         warm-up: its steps give totals like any other and are not kept.
         """
-        self._drop_open_spans()
-        self._repeat = repeat
+        self._give_back(self.device_spans)
+        self.host_spans, self.device_spans = [], []
+        self._repeat, self._closed, self._sampled_step = repeat, 0, None
         self._start = self.clock()
-        self._set_anchor()
+        if self.events is not None:
+            if self._border is not None:
+                self.events.give(self._border)
+            self._border = self.events.record()
 
-    def end_step(
+    def close_step(
         self, *, step: int, kind: str, requests: int, tokens: int, leased: int, kv_tokens: int
-    ) -> StepTotals:
-        """Close the open step; the next one begins at this very instant.
+    ) -> OpenStep:
+        """End the open step; the next one begins at this very instant.
 
-        The device must be idle: on CUDA the caller has just synchronised. Arguments are the columns
-        of `fapool.phases.STEPS`. Where spans are disabled all of the step counts as idle.
+        On CUDA that is the instant at which the device gets here, which may be later. Arguments
+        are the columns of `fapool.phases.STEPS`.
         """
-        assert self._repeat is not None, "begin() comes before end_step()"
-        start, end = self._start, self.clock()
-        spans, self.host_spans = self.host_spans, []
-        spans += self._read_device_spans(start, end)
+        assert self._repeat is not None, "begin() comes before close_step()"
+        end = self.events.record() if self.events is not None else self.clock()
+        closed = OpenStep(
+            (self._repeat, self.rank, step, self.role, kind),
+            (requests, tokens, leased, kv_tokens, self._how or self.method),
+            self.host_spans,
+            self.device_spans,
+            self.graph_spans,
+            end,
+        )
+        self.host_spans, self.device_spans, self.graph_spans = [], [], ()
+        self._how = ""
+        self._closed += 1
+        return closed
+
+    def read_step(self, closed: OpenStep) -> StepTotals:
+        """Wait for the end of a closed step, and keep it. Steps are read in order.
+
+        A step without spans counts as idle throughout.
+        """
+        start, end, spans = self._start, closed.end, closed.host_spans
+        if self.events is not None:
+            end.synchronize()
+            spans = spans + self._times(closed.device_spans) + self._times(closed.graph_spans)
+            self._give_back(closed.device_spans)
+            border, end = end, start + round(self._border.elapsed_time(end) * 1e6)
+            self.events.give(self._border)
+            self._border = border
+        if closed.method == NO_SPANS:
+            spans = []
         self._start = end
-        self._set_anchor()
-        if self._repeat >= 0:
-            unix = self.unix_offset_ns
-            head = (self._repeat, self.rank, step, self.role, kind, start + unix, end + unix)
-            self._steps.append((*head, requests, tokens, leased, kv_tokens, self.method))
-            self._spans.append(spans)
-        return partition(start, end, [(s[1], s[2], PRIORITY[s[0][0]]) for s in spans])
+        if closed.head[0] >= 0:
+            self._kept.add((*closed.head, start, end, *closed.tail), spans)
+        return partition(
+            start,
+            end,
+            [(s[1], s[2], PRIORITY[s[0][0]]) for s in spans],
+            known=closed.method != NO_SPANS or not self.enabled,
+        )
+
+    def end_step(self, **columns: Any) -> StepTotals:
+        """Close a step and read it at once; see `close_step`."""
+        return self.read_step(self.close_step(**columns))
+
+    @property
+    def read_until_ns(self) -> int:
+        """End of the last step that was read, or the repeat's begin; Unix ns."""
+        return self._start + self.unix_offset_ns
+
+    @property
+    def samples_now(self) -> bool:
+        """Whether graphs that are replayed in the open step are the ones with events in them."""
+        if not self.enabled:
+            return False
+        last = self._sampled_step
+        if last is None or self._closed - last >= self.sample_every:
+            self._sampled_step = self._closed
+        return self._sampled_step == self._closed
+
+    def replayed(self, spans: Sequence[tuple] | None) -> None:
+        """A graph was replayed in the open step: with these spans in it, or with none at all."""
+        self._how = GRAPH_EVENTS if spans is not None else NO_SPANS
+        self.graph_spans = (*self.graph_spans, *(spans or ()))
+
+    @contextmanager
+    def capturing(self, spans: list | None) -> Iterator[None]:
+        """Meanwhile a graph is captured: device spans become events in it and go to `spans`."""
+        self._capture = GraphSpans(spans) if spans is not None else None
+        with self.paused():
+            yield
+        self._capture = None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Meanwhile nothing is recorded, but for what a graph that is captured is given."""
+        enabled, self.enabled = self.enabled, False
+        try:
+            yield
+        finally:
+            self.enabled = enabled
 
     def columns(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """All that was kept, as the columns of `EVENTS` and `STEPS`; times in Unix ns.
+        """See `Kept.columns`."""
+        return self._kept.columns(self.unix_offset_ns)
 
-        Spans stand in the order in which they closed, per step; host spans before device spans.
-        """
-        steps = _transpose(_STEP_COLUMNS, self._steps)
-        flat = [span for spans in self._spans for span in spans]
-        events = _transpose(_LABELS, [labels for labels, _, _ in flat])
-        unix = self.unix_offset_ns
-        events["start_ns"] = [start + unix for _, start, _ in flat]
-        events["end_ns"] = [end + unix for _, _, end in flat]
-        events["category"] = [CATEGORY[phase].value for phase in events["phase"]]
-        for name in ("repeat", "rank", "step"):
-            rows = zip(steps[name], self._spans, strict=True)
-            events[name] = [value for value, spans in rows for _ in spans]
-        return events, steps
-
-    def _set_anchor(self) -> None:
-        """Tie the device's clock to the host's, on an idle stream.
-
-        Only after the last step was read: while an event is pending, reading others takes three
-        times as long.
-        """
-        if self.events is None:
-            return
-        if self._anchor is not None:
-            self.events.give(self._anchor)
-        self._anchor_ns = self.clock()
-        self._anchor = self.events.record()
-
-    def _read_device_spans(self, start: int, end: int) -> list:
-        spans, self.device_spans = self.device_spans, []
-        if not spans:
-            return []
-        anchor, anchor_ns, events = self._anchor, self._anchor_ns, self.events
-        assert anchor is not None and events is not None
-        timed = []
+    def _times(self, spans: Sequence[tuple]) -> list[tuple]:
+        """Host times of device spans, all of the step that began at `_border`."""
+        border, start, found = self._border, self._start, []
         for labels, first, last in spans:
-            first_ns = anchor_ns + round(anchor.elapsed_time(first) * 1e6)
-            last_ns = anchor_ns + round(anchor.elapsed_time(last) * 1e6)
-            timed.append((labels, max(min(first_ns, end), start), max(min(last_ns, end), start)))
-            events.give(first)
-            events.give(last)
-        return timed
+            first_ns = start + round(border.elapsed_time(first) * 1e6)
+            last_ns = start + round(border.elapsed_time(last) * 1e6)
+            found.append((labels, max(first_ns, start), max(last_ns, start)))
+        return found
 
-    def _drop_open_spans(self) -> None:
-        self.host_spans = []
-        for _, first, last in self.device_spans:
+    def _give_back(self, spans: Sequence[tuple]) -> None:
+        for _, first, last in spans:
             self.events.give(first)
             self.events.give(last)
-        self.device_spans = []
-
-
-def _transpose(names: tuple[str, ...], rows: list[tuple]) -> dict[str, list]:
-    columns = zip(*rows, strict=True) if rows else ((),) * len(names)
-    return {name: list(column) for name, column in zip(names, columns, strict=True)}

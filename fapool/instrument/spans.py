@@ -99,6 +99,53 @@ class DeviceSpan(Span):
             self._withdraw()
 
 
+class GraphSpans:
+    """Spans of a graph that is captured, parted by events that every replay records anew.
+
+    A span begins where the one before it ended, so that a border costs one event and what lies
+    between two spans counts to the second.
+    """
+
+    def __init__(self, spans: list) -> None:
+        self._spans = spans
+        self._border: torch.cuda.Event | None = None
+
+    def span(self, labels: Labels) -> GraphSpan:
+        """A context manager that puts what is captured inside it down as one span."""
+        return GraphSpan(self, labels)
+
+    def open(self) -> torch.cuda.Event:
+        """The event at which the next span begins."""
+        if self._border is None:
+            self._border = self._event()
+        return self._border
+
+    def close(self, labels: Labels, start: torch.cuda.Event) -> None:
+        """End a span here."""
+        self._border = self._event()
+        self._spans.append((labels, start, self._border))
+
+    def _event(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True, external=True)
+        event.record()
+        return event
+
+
+class GraphSpan:
+    """One span of `GraphSpans`."""
+
+    __slots__ = ("_labels", "_of", "_start")
+
+    def __init__(self, of: GraphSpans, labels: Labels) -> None:
+        self._of, self._labels = of, labels
+
+    def __enter__(self) -> None:
+        self._start = self._of.open()
+
+    def __exit__(self, *_: object) -> None:
+        self._of.close(self._labels, self._start)
+
+
 class EventPool:
     """Timing events of one device, made once and used again."""
 

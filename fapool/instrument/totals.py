@@ -20,16 +20,22 @@ _IDLE = list(Category).index(Category.IDLE)
 
 @dataclass(frozen=True, kw_only=True)
 class StepTotals:
-    """One step's time: `category_ns` holds all five categories and sums to `wall_ns` exactly."""
+    """One step's time: `category_ns` holds all five categories and sums to `wall_ns` exactly.
+
+    `known`: spans were recorded in the step, or none are in the whole run.
+    """
 
     wall_ns: int
     category_ns: dict[Category, int]
+    known: bool = True
 
     def __post_init__(self) -> None:
         assert sum(self.category_ns.values()) == self.wall_ns, "a breakdown sums to its step"
 
 
-def partition(start_ns: int, end_ns: int, pieces: Sequence[Piece]) -> StepTotals:
+def partition(
+    start_ns: int, end_ns: int, pieces: Sequence[Piece], *, known: bool = True
+) -> StepTotals:
     """Give every nanosecond of [start_ns, end_ns) to one category, by priority; the rest is idle.
 
     Pieces may overlap, nest, come in any order, be empty or reach out of the step.
@@ -40,7 +46,8 @@ def partition(start_ns: int, end_ns: int, pieces: Sequence[Piece]) -> StepTotals
         totals = _sweep([piece for piece in clipped if piece[0] < piece[1]])
     wall_ns = end_ns - start_ns
     totals[_IDLE] = wall_ns - sum(totals)
-    return StepTotals(wall_ns=wall_ns, category_ns=dict(zip(Category, totals, strict=True)))
+    category_ns = dict(zip(Category, totals, strict=True))
+    return StepTotals(wall_ns=wall_ns, category_ns=category_ns, known=known)
 
 
 def _sum_in_order(start_ns: int, end_ns: int, pieces: Sequence[Piece]) -> list[int] | None:

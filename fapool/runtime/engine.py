@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import gc
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from fapool import schedule
-from fapool.instrument.recorder import Recorder
+from fapool.instrument.recorder import OpenStep, Recorder
 from fapool.instrument.totals import StepTotals
 from fapool.phases import Phase
 from fapool.runtime.control import Control
@@ -54,12 +56,29 @@ def uncollected() -> Iterator[None]:
 
 OnStep = Callable[[Step, StepTotals], None]
 
+AHEAD = 2
+"""Steps that the host may be ahead of a GPU: what it does for one step hides behind another."""
+
+
+@dataclass(frozen=True)
+class Underway:
+    """A step that the host is done with."""
+
+    step: Step
+    closed: OpenStep
+    chosen: list[tuple[list[int], Tensor]]  # requests, their tokens on the host when it is read
+    leased_at: dict[int, int]  # request -> tokens that it had when its lease was granted
+
 
 class Engine:
-    """Plays workloads on one seat. Bracketing hooks: `before(step)`, `after(step, totals)`."""
+    """Plays workloads on one seat. Bracketing hooks: `before(step)`, `after(step, totals)`.
+
+    `after` comes when the device is done with the step: on a GPU up to `AHEAD` steps later.
+    """
 
     def __init__(self, seat: Seat, recorder: Recorder, control: Control) -> None:
         self._seat, self._recorder, self._control = seat, recorder, control
+        self._on_gpu = seat.device.type == "cuda"
 
     def play(
         self,
@@ -71,28 +90,31 @@ class Engine:
         before: Callable[[Step], None] = lambda step: None,
         after: OnStep = lambda step, totals: None,
         last_step: int | None = None,
+        ahead: int = AHEAD,
     ) -> Played:
         """Run every step (up to `last_step`) of the workload once; `repeat` < 0 is not kept.
 
         On return no message is under way: a profiler that stops while gloo still moves one is
         written to after its end, and the process dies later, anywhere.
         """
-        played = Played()
+        played, underway = Played(), deque()
         steps = schedule.steps(requests, batch=spec.workload.batch, chunk=spec.prefill_chunk)
+        ahead = ahead if self._on_gpu else 0
         with uncollected():
             self._control.barrier()
             self._recorder.begin(repeat)
             for step in steps:
                 if last_step is not None and step.index > last_step:
                     break
-                self._admit(step, played)
                 if not self._control.tick(self._recorder.span, self._seat.place.role):
                     played.stopped = True
                     break
                 before(step)
-                totals = self._step(plan, step, played)
-                with self._recorder.span(Phase.OBSERVE):
-                    after(step, totals)
+                underway.append(self._start(plan, step))
+                while len(underway) > ahead:
+                    self._finish(underway.popleft(), played, after)
+            while underway:
+                self._finish(underway.popleft(), played, after)
             plan.settle()
             self._control.settle()
         self._share_admissions(requests, played)
@@ -106,18 +128,13 @@ class Engine:
             if request.id in known:
                 known[request.id].admitted_ns = admitted
 
-    def _step(self, plan: Plan, step: Step, played: Played) -> StepTotals:
-        chosen = plan.run(step)
+    def _start(self, plan: Plan, step: Step) -> Underway:
+        """Do the host's part of a step, and leave the device to it."""
+        chosen = [(requests, self._fetch(tokens)) for requests, tokens in plan.run(step)]
         leased, kv_tokens = plan.leased, plan.cache.num_tokens
-        _mark_leases(plan, played)
+        leased_at = {request: lease.tokens for request, lease in plan.leases.items()}
         plan.end(step)
-        with self._recorder.span(Phase.DEVICE_SYNC):
-            for requests, tokens in chosen:
-                for request, token in zip(requests, tokens.tolist(), strict=True):
-                    played.tokens.setdefault(request, []).append(token)
-            if self._seat.device.type == "cuda":
-                torch.cuda.current_stream(self._seat.device).synchronize()
-        totals = self._recorder.end_step(
+        closed = self._recorder.close_step(
             step=step.index,
             kind=step.kind,
             requests=len(step.segments),
@@ -125,34 +142,42 @@ class Engine:
             leased=leased,
             kv_tokens=kv_tokens,
         )
+        return Underway(step, closed, chosen, leased_at)
+
+    def _fetch(self, tokens: Tensor) -> Tensor:
+        """A host copy, whole when the device has reached the end of the step."""
+        if not self._on_gpu:
+            return tokens
+        host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+        return host.copy_(tokens, non_blocking=True)
+
+    def _finish(self, done: Underway, played: Played, after: OnStep) -> None:
+        """Wait for the device's part, and note what came out of the step."""
+        step, start_ns = done.step, self._recorder.read_until_ns
+        with self._recorder.span(Phase.DEVICE_SYNC):
+            totals = self._recorder.read_step(done.closed)
+        for requests, tokens in done.chosen:
+            for request, token in zip(requests, tokens.tolist(), strict=True):
+                played.tokens.setdefault(request, []).append(token)
+        for request in step.admitted:
+            played.timings[request.id] = Timing(start_ns)
+        for request, tokens in done.leased_at.items():
+            timing = played.timings[request]
+            if timing.leased_at < 0:
+                timing.leased_at = tokens
         self._note_tokens(step, played)
-        return totals
-
-    def _now(self) -> int:
-        return self._recorder.clock() + self._recorder.unix_offset_ns
-
-    def _admit(self, step: Step, played: Played) -> None:
-        if step.admitted:
-            now = self._now()
-            for request in step.admitted:
-                played.timings[request.id] = Timing(now)
+        with self._recorder.span(Phase.OBSERVE):
+            after(step, totals)
 
     def _note_tokens(self, step: Step, played: Played) -> None:
         """A prompt's first token counts from the end of its wave, with its wave's others."""
-        now = self._now()
+        now = self._recorder.read_until_ns
         if step.kind == "decode":
             for segment in step.segments:
                 played.timings[segment.request].last_ns = now
         for request in step.first_tokens:
             played.timings[request].first_ns = played.timings[request].last_ns = now
         played.finished += step.finished
-
-
-def _mark_leases(plan: Plan, played: Played) -> None:
-    for request, lease in plan.leases.items():
-        timing = played.timings[request]
-        if timing.leased_at < 0:
-            timing.leased_at = lease.tokens
 
 
 def head_of(spec: RunSpec) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -62,6 +63,7 @@ class Execution:
             device=device,
             enabled=spec.capture.spans,
             unix_offset_ns=self._clock.unix_offset_ns,
+            sample_every=spec.capture.sample_every,
         )
         self._meter = MemoryMeter(place.rank, device)
         steps = self._count_steps() * spec.repeats
@@ -74,7 +76,7 @@ class Execution:
             how=self._recorder.method,
         )
         self._live.stage("loading")
-        self._seat = take(spec, place, device=device, groups=groups, span=self._recorder.span)
+        self._seat = take(spec, place, device=device, groups=groups, recorder=self._recorder)
         self._meter.set(Owner.WEIGHTS, self._seat.weights.num_bytes)
         self._control = Control(
             control, rank=place.rank, world=place.world, stop_file=folder.stop_file
@@ -89,9 +91,12 @@ class Execution:
         spec, requests = check.probe(self._spec)
         plan = plans.make(self._seat, spec, requests, keep_logits=True)
         played: list[Played] = []
-        self._transient(
-            lambda: played.append(self._engine.play(plan, spec, requests, repeat=WARM_UP))
-        )
+        try:
+            self._transient(
+                lambda: played.append(self._engine.play(plan, spec, requests, repeat=WARM_UP))
+            )
+        finally:
+            plan.close()
         head, passed = head_of(self._spec), None
         if played[0].stopped:  # by the user, before anything was measured
             found, passed = {"passed": False, "reason": "stopped before it was done"}, True
@@ -108,14 +113,16 @@ class Execution:
 
     def measure(self) -> str:
         """Warm up, repeat the workload, trace a few steps; "finished" or "stopped"."""
-        for _ in range(self._spec.warmup):
-            self._live.stage("warming up")
-            if self._warm_up().stopped:
-                return self._finish("stopped")
-        for repeat in range(self._spec.repeats):
-            self._live.stage("running")
-            if self._repeat(repeat).stopped:
-                return self._finish("stopped")
+        with self._plan(self._spec) as plan:
+            for _ in range(self._spec.warmup):
+                self._live.stage("warming up")
+                if self._warm_up(plan).stopped:
+                    return self._finish("stopped")
+            self._seat.transport.forget_peak()  # of the check, whose prompts are others
+            for repeat in range(self._spec.repeats):
+                self._live.stage("running")
+                if self._repeat(plan, repeat).stopped:
+                    return self._finish("stopped")
         if self._spec.capture.profile_steps:
             self._live.stage("tracing")
             self._trace()
@@ -136,29 +143,30 @@ class Execution:
         self._control.barrier()
         self._live.stage("finished")
 
-    def _plan(self) -> Plan:
-        plan = plans.make(self._seat, self._spec, self._requests)
+    @contextmanager
+    def _plan(self, spec: RunSpec) -> Iterator[Plan]:
+        """A plan for the spec's workload; its cache and graphs are gone before the next is made."""
+        plan = plans.make(self._seat, spec, self._requests)
         self._meter.set(Owner.KV, plan.cache.num_bytes)
-        return plan
+        try:
+            yield plan
+        finally:
+            plan.close()
 
-    def _repeat(self, repeat: int) -> Played:
-        """One measured pass. Its plan, and so its cache, is gone before the next one is made."""
-        plan = self._plan()
-        self._seat.transport.forget_peak()  # of the check, whose prompts are not the workload's
+    def _repeat(self, plan: Plan, repeat: int) -> Played:
+        """One measured pass."""
         after = self._measured(plan, repeat)
         played = self._engine.play(plan, self._spec, self._requests, repeat=repeat, after=after)
+        plan.reset()
         self._timings.append((repeat, played))
         return played
 
-    def _warm_up(self) -> Played:
+    def _warm_up(self, plan: Plan) -> Played:
         """The first wave's prefill and a few decode steps: every kernel and message once."""
-        return self._engine.play(
-            self._plan(),
-            self._spec,
-            self._requests,
-            repeat=WARM_UP,
-            last_step=self._first_decode() + WARM_DECODE_STEPS - 1,
-        )
+        last = self._first_decode() + WARM_DECODE_STEPS - 1
+        played = self._engine.play(plan, self._spec, self._requests, repeat=WARM_UP, last_step=last)
+        plan.reset()
+        return played
 
     def _measured(self, plan: Plan, repeat: int) -> Callable[[Step, StepTotals], None]:
         def after(step: Step, totals: StepTotals) -> None:
@@ -173,7 +181,10 @@ class Execution:
         return after
 
     def _trace(self) -> None:
-        """One more pass, up to the last traced step; its steps are not kept among the measured."""
+        """One more pass, up to the last traced step; its steps are not kept among the measured.
+
+        Every kernel is launched by itself, inside the span that it belongs to: no graphs here.
+        """
         first, wanted = self._first_decode(), self._spec.capture.profile_steps
         begin = max(0, first - 1)
         window = ProfilerWindow(
@@ -185,15 +196,17 @@ class Execution:
             first + wanted - begin + 1,  # it ends by `close`, when no message is under way
             {"fingerprint": self._spec.fingerprint, "plan": str(self._spec.plan)},
         )
-        self._engine.play(
-            self._plan(),
-            self._spec,
-            self._requests,
-            repeat=WARM_UP,
-            before=lambda step: window.step_begins(step.index),
-            after=lambda step, totals: window.step_ends(step.index),
-            last_step=first + wanted - 1,
-        )
+        with self._plan(self._spec.replace(graphs=False)) as plan:
+            self._engine.play(
+                plan,
+                self._spec,
+                self._requests,
+                repeat=WARM_UP,
+                before=lambda step: window.step_begins(step.index),
+                after=lambda step, totals: window.step_ends(step.index),
+                last_step=first + wanted - 1,
+                ahead=0,
+            )
         window.close()
 
     def _transient(self, act: Callable[[], None]) -> None:

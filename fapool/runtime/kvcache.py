@@ -1,138 +1,22 @@
-"""Keys and values in blocks: which block holds what, and views that kernels can read.
+"""Keys and values of one rank, in blocks: which block holds what.
 
-    shapes:  L layers, N blocks, P tokens of a block, K KV heads, D head dim, B requests, S tokens
+    shapes:  L layers, N blocks, P tokens of a block, K KV heads, D head dim, T tokens
 
 A request reserves its blocks when it comes, side by side where there is room: its keys are then
 one slice of memory, read without a copy, and equal requests are one strided batch.
-
-    invariant: free blocks + reserved blocks = all blocks, no block twice
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-
-class BlockPool:
-    """Block numbers, free or reserved. Takes the first gap that is wide enough, else any."""
-
-    def __init__(self, blocks: int) -> None:
-        self.blocks = blocks
-        self._free = set(range(blocks))
-
-    def __len__(self) -> int:
-        return len(self._free)
-
-    def reserve(self, number: int) -> list[int]:
-        """`number` blocks, consecutive if possible."""
-        assert number <= len(self._free), f"{number} blocks wanted, {len(self._free)} free"
-        if not number:
-            return []
-        taken = self._gap(number) or sorted(self._free)[:number]
-        self._free.difference_update(taken)
-        return taken
-
-    def free(self, blocks: Sequence[int]) -> None:
-        """Take blocks back."""
-        assert self._free.isdisjoint(blocks), "block freed twice"
-        self._free.update(blocks)
-
-    def _gap(self, number: int) -> list[int]:
-        run: list[int] = []
-        for block in sorted(self._free):
-            run = [*run, block] if run and run[-1] == block - 1 else [block]
-            if len(run) >= number:
-                return run
-        return []
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What a batch of B requests may see: their blocks and the tokens in them.
-
-    The same rows serve every layer of a step.
-    """
-
-    blocks: tuple[tuple[int, ...], ...]
-    lengths: tuple[int, ...]
-    block_tokens: int
-    device: torch.device
-
-    @cached_property
-    def table(self) -> Tensor:
-        """Block numbers [B, widest], int32, padded with 0."""
-        widest = max(len(blocks) for blocks in self.blocks)
-        padded = [[*blocks, *[0] * (widest - len(blocks))] for blocks in self.blocks]
-        return torch.tensor(padded, dtype=torch.int32, device=self.device)
-
-    @cached_property
-    def seqlens(self) -> Tensor:
-        """Tokens [B], int32."""
-        return torch.tensor(self.lengths, dtype=torch.int32, device=self.device)
-
-    @cached_property
-    def runs(self) -> tuple[tuple[int, int, int, int | None], ...]:
-        """Rows that one strided view can hold: (first row, rows, first block, stride in blocks).
-
-        First block None: the row's blocks are scattered and have to be gathered.
-        """
-        found: list[list] = []
-        for row, blocks in enumerate(self.blocks):
-            start = blocks[0] if _consecutive(blocks) else None
-            last = found[-1] if found else None
-            if last and start is not None and last[2] is not None and self._joins(last, row, start):
-                last[1] += 1
-                last[3] = start - self.blocks[row - 1][0]
-            else:
-                found.append([row, 1, start, 0])
-        return tuple(tuple(run) for run in found)
-
-    def _joins(self, run: list, row: int, start: int) -> bool:
-        stride = start - self.blocks[row - 1][0]
-        same_length = self.lengths[row] == self.lengths[row - 1]
-        return same_length and stride > 0 and (run[1] == 1 or stride == run[3])
-
-
-def _consecutive(blocks: tuple[int, ...]) -> bool:
-    return blocks[-1] - blocks[0] == len(blocks) - 1 and list(blocks) == sorted(blocks)
-
-
-@dataclass(frozen=True)
-class KVView:
-    """One layer's keys and values for a batch. `k_pages`, `v_pages` [N, P, K, D]."""
-
-    k_pages: Tensor
-    v_pages: Tensor
-    rows: Rows
-
-    def dense(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Yield (row slice, k [b, S, K, D], v) of all rows in order; copies only scattered."""
-        for row, count, start, stride in self.rows.runs:
-            length = self.rows.lengths[row]
-            at = slice(row, row + count)
-            if start is None:
-                blocks = torch.tensor(self.rows.blocks[row], device=self.k_pages.device)
-                pair = (pages[blocks].flatten(0, 1)[None, :length] for pages in self._pages)
-            else:
-                pair = (_strided(pages, start, count, stride, length) for pages in self._pages)
-            yield at, *pair
-
-    @property
-    def _pages(self) -> tuple[Tensor, Tensor]:
-        return self.k_pages, self.v_pages
-
-
-def _strided(pages: Tensor, start: int, count: int, stride: int, length: int) -> Tensor:
-    _, _, heads, dim = pages.shape
-    per_block, per_token = pages.stride(0), pages.stride(1)
-    return pages[start:].as_strided(
-        (count, length, heads, dim), (max(stride, 1) * per_block, per_token, dim, 1)
-    )
+from fapool.runtime.blocks import BlockPool
+from fapool.runtime.elementwise import operations
+from fapool.runtime.rows import FixedRows, KVView, Rows
 
 
 class KVCache:
@@ -153,9 +37,12 @@ class KVCache:
         self._k = torch.zeros(shape, dtype=dtype, device=device)
         self._v = torch.zeros(shape, dtype=dtype, device=device)
         self.layers, self.block_tokens, self.device = layers, block_tokens, device
+        self._ops = operations(device, dtype)
         self._pool = BlockPool(blocks)
         self._held: dict[int, list[int]] = {}
+        self.tables: dict[int, np.ndarray] = {}  # request -> its blocks, int32
         self.tokens: dict[int, int] = {}  # request -> tokens that lie here
+        self.changes = 0  # requests that came or went
 
     @property
     def num_bytes(self) -> int:
@@ -185,12 +72,25 @@ class KVCache:
         """Set blocks aside for all the tokens that a request will ever have here."""
         assert request not in self._held, f"request {request} is here already"
         self._held[request] = self._pool.reserve(blocks)
+        self.tables[request] = np.array(self._held[request], dtype=np.int32)
         self.tokens[request] = 0
+        self.changes += 1
 
     def free(self, request: int) -> None:
         """Forget a request."""
         self._pool.free(self._held.pop(request))
-        del self.tokens[request]
+        del self.tokens[request], self.tables[request]
+        self.changes += 1
+
+    def clear(self) -> None:
+        """Forget all requests."""
+        for request in list(self._held):
+            self.free(request)
+
+    def slot(self, request: int, position: int) -> int:
+        """Where local token `position` of a request lies, as an index into [N * P]."""
+        block, rest = divmod(position, self.block_tokens)
+        return self._held[request][block] * self.block_tokens + rest
 
     def slots(self, request: int, positions: Sequence[int]) -> list[int]:
         """Where local tokens `positions` of a request lie, as indices into [N * P]."""
@@ -198,24 +98,25 @@ class KVCache:
         return [blocks[p // size] * size + p % size for p in positions]
 
     def rows(self, requests: Sequence[int], lengths: Sequence[int]) -> Rows:
-        """The first `lengths[i]` (>= 1) local tokens of each request."""
+        """The first `lengths[i]` local tokens of each request; 0 also where it is not here."""
         size = self.block_tokens
         blocks = tuple(
-            tuple(self._held[request][: -(-length // size)])
+            tuple(self._held[request][: -(-length // size)]) if length else ()
             for request, length in zip(requests, lengths, strict=True)
         )
         return Rows(blocks, tuple(lengths), size, self.device)
 
-    def view(self, layer: int, rows: Rows) -> KVView:
+    def view(self, layer: int, rows: Rows | FixedRows) -> KVView:
         """One layer (its global number) of the rows."""
         index = layer - self.layers.start
         return KVView(self._k[index], self._v[index], rows)
 
     def append(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
-        """Write k, v [T, K, D] of one layer at `slots` [T]."""
+        """Write k, v [T, K, D] of one layer at `slots` [T]; a negative slot writes nothing."""
+        if not self._pool.blocks:
+            return
         index = layer - self.layers.start
-        self._k[index].flatten(0, 1).index_copy_(0, slots, k)
-        self._v[index].flatten(0, 1).index_copy_(0, slots, v)
+        self._ops.append(self._k[index], self._v[index], slots, k, v)
 
     def read(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values at `slots` [T], all layers: two tensors [L, T, K, D], copied."""

@@ -50,10 +50,11 @@ class Live:
     def step(self, step: Step, totals: StepTotals, *, leases: int) -> None:
         """Count a measured step."""
         self._done += 1
-        self._wall_ns += totals.wall_ns
         self._leases = leases
-        for category, spent in totals.category_ns.items():
-            self._category_ns[category] += spent
+        if totals.known:
+            self._wall_ns += totals.wall_ns
+            for category, spent in totals.category_ns.items():
+                self._category_ns[category] += spent
         self._tokens += sum(segment.emits for segment in step.segments)
         if step.kind == "decode":
             self._recent.append(totals.wall_ns)

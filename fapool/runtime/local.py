@@ -1,4 +1,4 @@
-"""Attention of requests whose keys lie on this very rank."""
+"""Attention of requests whose keys lie on this very rank, in a prefill."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from fapool.phases import Phase
 from fapool.runtime.attention import Backends
 from fapool.runtime.attention.base import causal, over
 from fapool.runtime.batch import Batch
-from fapool.runtime.kvcache import KVCache, Rows
+from fapool.runtime.kvcache import KVCache
 from fapool.runtime.partial import merge
+from fapool.runtime.rows import Rows
 from fapool.runtime.span import Span
 
 
@@ -22,8 +23,7 @@ class LocalBatch:
 
     batch: Batch
     slots: Tensor  # [T]
-    rows: Rows | None  # decode: everything, the new token included
-    past: tuple[Rows | None, ...]  # prefill: of each segment, what came before it
+    past: tuple[Rows | None, ...]  # of each segment, what came before it
 
 
 class LocalAttention:
@@ -38,38 +38,22 @@ class LocalAttention:
         for segment in batch.segments:
             slots += cache.slots(segment.request, range(segment.start, segment.end))
             cache.tokens[segment.request] = segment.end
-        decode = batch.kind == "decode"
-        requests = [segment.request for segment in batch.segments]
-        return LocalBatch(
-            batch,
-            batch.index(slots),
-            cache.rows(requests, [s.end for s in batch.segments]) if decode else None,
-            ()
-            if decode
-            else tuple(
-                cache.rows([s.request], [s.start]) if s.start else None for s in batch.segments
-            ),
-        )
+        past = (cache.rows([s.request], [s.start]) if s.start else None for s in batch.segments)
+        return LocalBatch(batch, batch.index(slots), tuple(past))
 
     def attend(self, step: LocalBatch, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q [T, H, D], k and v [T, K, D] of the batch's tokens -> [T, H, D]."""
         with self._span(Phase.APPEND_KV, layer=layer):
             self.cache.append(layer, step.slots, k, v)
         with self._span(Phase.ATTEND, layer=layer):
-            if step.rows is not None:
-                view = self.cache.view(layer, step.rows)
-                return over(self._backends.decode, q.unsqueeze(1), view).out
-            return self._prefill(step, layer, q, k, v)
-
-    def _prefill(self, step: LocalBatch, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        outs, backend = [], self._backends.prefill
-        for start, segment, past in zip(
-            step.batch.starts, step.batch.segments, step.past, strict=True
-        ):
-            own = slice(start, start + segment.length)
-            part = causal(backend, q[own], k[own], v[own])
-            if past is not None:
-                before = over(backend, q[own].unsqueeze(0), self.cache.view(layer, past))
-                part = merge([part, before])
-            outs.append(part.out)
-        return outs[0] if len(outs) == 1 else torch.cat(outs)
+            outs, backend = [], self._backends.prefill
+            for start, segment, past in zip(
+                step.batch.starts, step.batch.segments, step.past, strict=True
+            ):
+                own = slice(start, start + segment.length)
+                part = causal(backend, q[own], k[own], v[own])
+                if past is not None:
+                    before = over(backend, q[own].unsqueeze(0), self.cache.view(layer, past))
+                    part = merge([part, before])
+                outs.append(part.out)
+            return outs[0] if len(outs) == 1 else torch.cat(outs)

@@ -8,17 +8,25 @@ import torch
 import torch.distributed as dist
 
 from fapool.forecast.memory import kv_blocks, peak_blocks
+from fapool.instrument.recorder import Recorder
 from fapool.phases import Role
 from fapool.runtime.attention import Backends, choose
+from fapool.runtime.attention.base import reads_pages
 from fapool.runtime.exchange.collective import Collective
+from fapool.runtime.exchange.link import BaseLink, PoolLink
+from fapool.runtime.exchange.message_link import open_links
 from fapool.runtime.exchange.process_group import ProcessGroupTransport
+from fapool.runtime.frames import Splitter
 from fapool.runtime.kvcache import KVCache
 from fapool.runtime.model import Decoder
 from fapool.runtime.span import NumberedSpan, Span
 from fapool.runtime.weights import Source, Weights
-from fapool.spec import RunSpec
+from fapool.spec import FAPool, RunSpec
 from fapool.topology import Place
 from fapool.workload import Request
+
+PROBE_BATCH = 3
+"""Requests at once in the check before a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +46,13 @@ class Seat:
     place: Place
     device: torch.device
     span: NumberedSpan
+    recorder: Recorder
     weights: Weights
     backends: Backends
     peers: Collective
     transport: ProcessGroupTransport
     token_transport: ProcessGroupTransport
+    link: BaseLink | PoolLink | None  # of FAPool's decode steps
 
     @property
     def dtype(self) -> torch.dtype:
@@ -52,6 +62,28 @@ class Seat:
     def decoder(self) -> Decoder:
         """The model over this rank's weights."""
         return Decoder(self.weights, self.spec.model, self.span)
+
+    @property
+    def capturable(self) -> bool:
+        """Whether a decode step can be captured in a CUDA graph."""
+        paged = reads_pages(self.backends.decode, self.spec.block)
+        alone = self.place.world == 1 or dist.get_backend() == "nccl"
+        return self.device.type == "cuda" and paged and alone
+
+    def splitter(self, rows: int) -> Splitter | None:
+        """Cuts `rows` rows into work items, if the decode kernel wants any."""
+        make = getattr(self.backends.decode, "splitter", None)
+        if make is None:
+            return None
+        place = self.place
+        return make(
+            rows,
+            num_heads=len(place.heads),
+            kv_heads=len(place.kv_heads),
+            dim=self.spec.model.head_dim,
+            dtype=self.dtype,
+            device=self.device,
+        )
 
     def cache(self, spec: RunSpec, requests: list[Request]) -> KVCache:
         """A KV cache with room for the most that this rank will hold of `requests`."""
@@ -66,25 +98,40 @@ class Seat:
         )
 
 
-def take(spec: RunSpec, place: Place, *, device: torch.device, groups: Groups, span: Span) -> Seat:
-    """Draw the weights, choose the kernels, open the exchange.
+def take(
+    spec: RunSpec, place: Place, *, device: torch.device, groups: Groups, recorder: Recorder
+) -> Seat:
+    """Draw the weights, choose the kernels, open the exchange; all ranks of the plan together.
 
     Raises:
         SpecError: the spec's backend cannot run on `device`.
     """
     dtype = getattr(torch, spec.model.dtype)
-    span = NumberedSpan(span)
+    span = NumberedSpan(recorder.span)
     return Seat(
         spec=spec,
         place=place,
         device=device,
         span=span,
+        recorder=recorder,
         backends=choose(spec.backend, device=device, dtype=dtype, head_dim=spec.model.head_dim),
         weights=_weights(Source(spec.model, spec.seed, device), place),
         peers=Collective(groups.peers, place.tp_peers or (place.rank,), span),
         transport=ProcessGroupTransport(groups.world, place.rank, span),
         token_transport=ProcessGroupTransport(groups.tokens, place.rank, span, ":tokens"),
+        link=_link(spec, place, device, groups, span),
     )
+
+
+def _link(spec: RunSpec, place: Place, device: torch.device, groups: Groups, span: Span):
+    if not isinstance(spec.plan, FAPool) or not spec.plan.pool:
+        return None
+    rows = max(spec.workload.batch, PROBE_BATCH)
+    dtype = getattr(torch, spec.model.dtype)
+    (link,) = open_links(
+        spec, place.rank, rows=rows, dtype=dtype, device=device, group=groups.world
+    )
+    return link
 
 
 def _weights(source: Source, place: Place) -> Weights:

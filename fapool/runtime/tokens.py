@@ -21,7 +21,10 @@ def prompt(request: Request, *, vocab: int, seed: int) -> Tensor:
 
 
 class Tokens:
-    """What goes into the model next, for all requests of a workload."""
+    """What goes into the model next, for all requests of a workload.
+
+    `latest` [one past the highest id + 1]: the last token of each; the one past is nobody's.
+    """
 
     def __init__(
         self, requests: Sequence[Request], *, vocab: int, seed: int, device: torch.device
@@ -29,18 +32,16 @@ class Tokens:
         self._requests = {request.id: request for request in requests}
         self._vocab, self._seed, self._device = vocab, seed, device
         self._prompts: dict[int, Tensor] = {}
-        self._latest = torch.zeros(max(self._requests) + 1, dtype=torch.int64, device=device)
+        self.latest = torch.zeros(max(self._requests) + 2, dtype=torch.int64, device=device)
 
     def inputs(self, batch: Batch) -> Tensor:
-        """Token numbers [T] of a batch."""
-        if batch.kind == "decode":
-            return self._latest[batch.index([segment.request for segment in batch.segments])]
+        """Token numbers [T] of a prefill."""
         return torch.cat([self._prompt(s.request)[s.start : s.end] for s in batch.segments])
 
     def put(self, requests: Sequence[int], tokens: Tensor) -> None:
         """Set the latest token of each of `requests`; tokens [len(requests)]."""
         index = torch.tensor(requests, dtype=torch.int64).to(self._device, non_blocking=True)
-        self._latest.index_copy_(0, index, tokens)
+        self.latest.index_copy_(0, index, tokens)
         for request in requests:
             self._prompts.pop(request, None)
 

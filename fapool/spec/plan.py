@@ -38,7 +38,8 @@ class FAPool(Strict):
     `threshold` is in tokens of the published workload: a trace's `length_scale` shrinks it as it
     shrinks the lengths. A request whose prompt is longer is leased before its first chunk, any
     other as soon as more than `threshold` of its tokens have keys. `lease_ranks` is how many
-    shards of the pool one lease takes; None takes all.
+    shards of the pool one lease takes; None takes all. `base_attends`: the base keeps a share of a
+    leased request's keys, so that it attends as well while the pool does.
     """
 
     kind: Literal["fapool"] = "fapool"
@@ -46,6 +47,7 @@ class FAPool(Strict):
     pool: Annotated[int, Field(ge=0, strict=True)] = 0
     threshold: Count = 4096
     lease_ranks: Count | None = None
+    base_attends: bool = False
 
     @property
     def world(self) -> int:
@@ -53,7 +55,7 @@ class FAPool(Strict):
         return self.base + self.pool
 
     def __str__(self) -> str:
-        return f"FAPool({self.base},{self.pool})"
+        return f"FAPool({self.base},{self.pool})" + " joint" * self.base_attends
 
 
 Plan = Annotated[Static | FAPool, Field(discriminator="kind")]

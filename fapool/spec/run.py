@@ -17,7 +17,7 @@ from fapool.spec.plan import FAPool, Plan, check_layout
 from fapool.spec.text import load
 from fapool.spec.workload import TraceWorkload, Workload
 
-Backend = Literal["auto", "reference", "cpu", "aten", "cudnn", "flash_attn"]
+Backend = Literal["auto", "reference", "cpu", "aten", "cudnn", "flash_attn", "triton"]
 
 
 class Capture(Strict):
@@ -25,6 +25,8 @@ class Capture(Strict):
 
     spans: bool = True
     memory: bool = True
+    # Of decode steps that come from a graph, one in so many has spans; it takes a little longer.
+    sample_every: Count = 16
     live_hz: Annotated[float, Field(gt=0, le=20)] = 8.0
     # Decode steps traced, 0 none. No viewer opens what many more would write.
     profile_steps: Annotated[int, Field(ge=0, le=64, strict=True)] = 0
@@ -42,6 +44,8 @@ class RunSpec(Strict):
     plan: Plan
     workload: Annotated[Workload | TraceWorkload, Field(discriminator="kind")]
     backend: Backend = "auto"
+    transport: Literal["auto", "messages", "symmetric"] = "auto"  # of queries and partials
+    graphs: bool = True  # decode steps come from CUDA graphs where device and kernels allow it
     device: Literal["auto", "cpu", "cuda"] = "auto"
     block: Annotated[int, Field(ge=1, le=4096, strict=True)] = 256  # tokens of one KV block
     prefill_chunk: Count = 2048  # tokens of one prefill step

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import socket
 import tempfile
 import time
@@ -129,5 +130,5 @@ class Store:
 
 
 def _slug(spec: RunSpec) -> str:
-    plan = str(spec.plan).lower().replace("(", "-").replace(")", "").replace(",", "-")
+    plan = re.sub(r"[^a-z0-9]+", "-", str(spec.plan).lower()).strip("-")
     return f"{spec.name}-{plan}" if spec.name else plan

@@ -37,7 +37,7 @@ def play(rank: int, port: int, name: str, spec: str, requests: list) -> dict[str
     requests = [Request(id=i, context=c, output=o) for i, (c, o) in enumerate(requests)]
     with rank_side.meet(spec, at, CPU, (HOST, port), name) as (groups, control):
         recorder = Recorder(rank=rank, role=at.role, device=CPU)
-        seat = take(spec, at, device=CPU, groups=groups, span=recorder.span)
+        seat = take(spec, at, device=CPU, groups=groups, recorder=recorder)
         control = Control(control, rank=rank, world=at.world, stop_file=Path("/nowhere/stop"))
         plan = plans.make(seat, spec, requests, keep_logits=True)
         leases: list[dict] = []

@@ -3,7 +3,8 @@
     shapes:  B requests, Q query tokens of each, H heads, K KV heads (K divides H), S keys, D dim
 
 Backends disagree on empty input (lse = +inf, lse = 0, a dead process), so no kernel is ever
-called without keys. They disagree on the causal mask where Q != S, so `causal` implies Q = S.
+called without keys: an empty row's part is (0, -inf). They disagree on the causal mask where
+Q != S, so `causal` implies Q = S.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fapool.runtime.kvcache import KVView
-from fapool.runtime.partial import Partial, lse_dtype
+from fapool.runtime.partial import Partial, empty, lse_dtype
+from fapool.runtime.rows import KVView
 
 
 class Backend(Protocol):
@@ -30,10 +31,21 @@ class Backend(Protocol):
 
 
 class PagedBackend(Backend, Protocol):
-    """A kernel that reads blocks in place, with lengths of its own for every request."""
+    """A kernel that reads blocks in place, with lengths of its own for every request.
 
-    def paged(self, q: Tensor, view: KVView) -> tuple[Tensor, Tensor] | None:
-        """q [B, Q, H, D], lengths >= 1 -> out, lse as `dense`; None if the blocks do not suit."""
+    It takes lengths and block tables from the device alone, so that a CUDA graph can hold it.
+    """
+
+    page: int  # its blocks have a multiple of so many tokens
+
+    def paged(self, q: Tensor, view: KVView) -> tuple[Tensor, Tensor]:
+        """q [B, Q, H, D] -> out, lse as `dense`; an empty row gives (0, -inf)."""
+
+
+def reads_pages(backend: Backend, block_tokens: int) -> bool:
+    """Whether a kernel reads blocks of that many tokens in place."""
+    page = getattr(backend, "page", None)
+    return page is not None and block_tokens % page == 0
 
 
 def causal(backend: Backend, q: Tensor, k: Tensor, v: Tensor) -> Partial:
@@ -43,14 +55,24 @@ def causal(backend: Backend, q: Tensor, k: Tensor, v: Tensor) -> Partial:
 
 def over(backend: Backend, q: Tensor, view: KVView) -> Partial:
     """Every query over all of its row: q [B, Q, H, D] -> Partial of B * Q tokens, row by row."""
-    paged = getattr(backend, "paged", None)
-    result = paged(q, view) if paged else None
-    if result is not None:
-        return _flat(*result)
-    parts = [_flat(*backend.dense(q[at], k, v, causal=False)) for at, k, v in view.dense()]
+    if reads_pages(backend, view.rows.block_tokens):
+        return _flat(*backend.paged(q, view))
+    pieces = [(at, _flat(*backend.dense(q[at], k, v, causal=False))) for at, k, v in view.dense()]
+    if sum(at.stop - at.start for at, _ in pieces) < len(q):
+        return _among_empty(q, pieces)
+    parts = [part for _, part in pieces]
     if len(parts) == 1:
         return parts[0]
     return Partial(torch.cat([p.out for p in parts]), torch.cat([p.lse for p in parts]))
+
+
+def _among_empty(q: Tensor, pieces: list[tuple[slice, Partial]]) -> Partial:
+    rows, queries, heads, dim = q.shape
+    whole = empty(rows * queries, heads, dim, dtype=q.dtype, device=q.device)
+    for at, part in pieces:
+        where = slice(at.start * queries, at.stop * queries)
+        whole.out[where], whole.lse[where] = part.out, part.lse
+    return whole
 
 
 def _flat(out: Tensor, lse: Tensor) -> Partial:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fapool.runtime.kvcache import KVView
+from fapool.runtime.rows import KVView
 
 try:
     import flash_attn
 except ImportError:
     flash_attn = None
 
-PAGE = 256
-"""Its paged kernel takes blocks whose tokens are a multiple of this."""
-
 
 class FlashAttn:
     """`flash_attn_func` on chunks, `flash_attn_with_kvcache` on blocks."""
 
     name = "flash_attn"
+    page = 256
 
     def unfit(self, *, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
         """Fits CUDA devices from Ampere on, in half precision, where the package is installed."""
@@ -36,15 +34,15 @@ class FlashAttn:
         out, lse, _ = flash_attn.flash_attn_func(q, k, v, causal=causal, return_attn_probs=True)
         return out, lse
 
-    def paged(self, q: Tensor, view: KVView) -> tuple[Tensor, Tensor] | None:
+    def paged(self, q: Tensor, view: KVView) -> tuple[Tensor, Tensor]:
         """See `PagedBackend.paged`."""
-        if view.rows.block_tokens % PAGE:
-            return None
-        return flash_attn.flash_attn_with_kvcache(
+        seqlens = view.rows.seqlens
+        out, lse = flash_attn.flash_attn_with_kvcache(
             q,
             view.k_pages,
             view.v_pages,
-            cache_seqlens=view.rows.seqlens,
+            cache_seqlens=seqlens,
             block_table=view.rows.table,
             return_softmax_lse=True,
         )
+        return out, lse.masked_fill((seqlens == 0)[:, None, None], -torch.inf)  # it says +inf

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fapool.deals import BASE, Deal
 from fapool.forecast.memory import lease_book
 from fapool.leases import Lease
 from fapool.phases import Phase
 from fapool.runtime.span import Span
 from fapool.schedule import Step
 from fapool.spec import RunSpec
+from fapool.topology import home_deal, lent_deal
 from fapool.workload import Request
 
 
@@ -17,7 +19,9 @@ class Lending:
     """The lease book of a workload, moved on step by step."""
 
     def __init__(self, spec: RunSpec, requests: Sequence[Request], span: Span) -> None:
-        self._book, self._span = lease_book(spec), span
+        self._book, self._span, self._spec = lease_book(spec), span, spec
+        self._home = home_deal(spec)
+        self._lent: dict[tuple[int, ...], Deal] = {}  # by columns
         self._requests = {request.id: request for request in requests}
         self._contexts = {request.id: request.context for request in requests}
 
@@ -42,6 +46,24 @@ class Lending:
         """Take back the leases of the requests that finished with the step."""
         with self._span(Phase.LEASE):
             return self._book.give_back(step.finished)
+
+    def deal(self, request: int) -> Deal:
+        """How the blocks of a request are dealt now."""
+        lease = self._book.leases.get(request)
+        if lease is None:
+            return self._home
+        if lease.columns not in self._lent:
+            self._lent[lease.columns] = lent_deal(self._spec, lease.columns)
+        return self._lent[lease.columns]
+
+    def shape(self, requests: Sequence[int]) -> tuple[bool, bool]:
+        """Whether the pool has keys of some of `requests`, and whether the base has."""
+        lent = [request for request in requests if request in self._book.leases]
+        return bool(lent), len(lent) < len(requests) or BASE in self.deal(lent[0]).keepers
+
+    def reset(self) -> None:
+        """Forget every lease."""
+        self._book = lease_book(self._spec)
 
     def cached(self, request: int) -> int:
         """Tokens whose keys a request has at its end."""

@@ -15,14 +15,19 @@ from torch import Tensor
 from fapool.forecast.memory import base_blocks
 from fapool.phases import Phase
 from fapool.runtime.batch import Batch, split
+from fapool.runtime.decode import Decode
 from fapool.runtime.exchange.base import Ticket
-from fapool.runtime.local import LocalAttention, LocalBatch
-from fapool.runtime.plans.base import Ending
+from fapool.runtime.frames import Frame
+from fapool.runtime.local import LocalAttention
+from fapool.runtime.plans.base import Ending, attend_here
 from fapool.runtime.seat import Seat
 from fapool.runtime.tokens import Tokens
-from fapool.schedule import Step
+from fapool.schedule import Segment, Step
 from fapool.spec import RunSpec
+from fapool.topology import home_deal
 from fapool.workload import Request
+
+Chosen = list[tuple[list[int], Tensor]]
 
 
 class StaticPlan:
@@ -44,24 +49,20 @@ class StaticPlan:
         self._parts = spec.plan.micro_batches or spec.plan.pp
         self._first_peer = self._place.rank % spec.plan.tp
         self._last_peer = spec.plan.world - spec.plan.tp + self._first_peer
-        self.ending = Ending(seat, self._decoder, keep_logits=keep_logits)
+        self.ending = Ending(seat, self._decoder, self._tokens, keep_logits=keep_logits)
+        deal = home_deal(spec)
+        self._decode = Decode(
+            seat, spec, requests, self.cache, lambda request: deal, [self._tokens.latest]
+        )
+        self._hidden: dict[int, Tensor] = {}  # rows of a frame -> what the stage before sends
 
-    def run(self, step: Step) -> list[tuple[list[int], Tensor]]:
+    def run(self, step: Step) -> Chosen:
         """See `Plan.run`."""
-        chosen = []
+        chosen: Chosen = []
+        stage = self._run_decode if step.kind == "decode" else self._run_prefill
         for number, segments in enumerate(split(step.segments, self._parts)):
             self._seat.span.micro_batch = number
-            with self._seat.span(Phase.PLAN_STEP):
-                batch = Batch(step.kind, segments, self._seat.device)
-                local = self._plan(batch)
-            x = self._enter(batch)
-            x = self._decoder.layers(
-                x,
-                batch.positions,
-                lambda layer, q, k, v, local=local: self._local.attend(local, layer, q, k, v),
-                self._seat.peers.sum,
-            )
-            chosen += self._leave(batch, x)
+            chosen += stage(segments)
         self._seat.span.micro_batch = -1
         self._seat.transport.drain()
         self._seat.token_transport.drain()
@@ -77,40 +78,104 @@ class StaticPlan:
         """See `Plan.settle`."""
         self._take_tokens({request for _, requests in self._coming for request in requests})
 
-    def _plan(self, batch: Batch) -> LocalBatch:
-        for segment in batch.segments:
-            if segment.request not in self.cache:
-                self.cache.reserve(segment.request, self._blocks[segment.request])
-        return self._local.plan(batch)
+    def reset(self) -> None:
+        """See `Plan.reset`."""
+        self.cache.clear()
 
-    def _enter(self, batch: Batch) -> Tensor:
+    def close(self) -> None:
+        """See `Plan.close`."""
+        self._decode.close()
+
+    def _run_prefill(self, segments: tuple[Segment, ...]) -> Chosen:
+        with self._seat.span(Phase.PLAN_STEP):
+            batch = Batch("prefill", segments, self._seat.device)
+            for segment in segments:
+                if segment.request not in self.cache:
+                    self.cache.reserve(segment.request, self._blocks[segment.request])
+            local = self._local.plan(batch)
         if self._place.is_first:
-            self._take_tokens({s.request for s in batch.segments})
             with self._seat.span(Phase.EMBED):
-                return self._decoder.embed(self._tokens.inputs(batch))
-        shape = (batch.tokens, self._seat.spec.model.hidden)
+                x = self._decoder.embed(self._tokens.inputs(batch))
+        else:
+            x = self._receive(batch.tokens)
+        x = self._decoder.layers(
+            x,
+            batch.positions,
+            lambda layer, q, k, v: self._local.attend(local, layer, q, k, v),
+            self._seat.peers.sum,
+        )
+        emitters = batch.emitters
+        if not self._place.is_last:
+            self._pass_on(x, emitters)
+            return []
+        if not emitters:
+            return []
+        tokens, logits = self.ending.choose(x[batch.index(batch.emitting)])
+        self.ending.keep(emitters, logits)
+        return self._chosen(emitters, tokens)
+
+    def _run_decode(self, segments: tuple[Segment, ...]) -> Chosen:
+        requests = [segment.request for segment in segments]
+        if self._place.is_first:
+            self._take_tokens(set(requests))
+        else:
+            self._hidden_of(self._decode.size(len(segments)))[: len(segments)] = self._receive(
+                len(segments)
+            )
+        result = self._decode.run(segments, self._body, ())
+        if not self._place.is_last:
+            self._pass_on(result[: len(segments)], requests)
+            return []
+        tokens, logits = result
+        self.ending.keep(requests, logits)
+        return self._chosen(requests, tokens[: len(segments)])
+
+    def _body(self, frame: Frame) -> tuple[Tensor, Tensor] | Tensor:
+        """Token to token where the stage is the only one; else hidden states in, or out."""
+        if self._place.is_first:
+            with self._seat.span(Phase.EMBED):
+                x = self._decoder.embed(self._tokens.latest.index_select(0, frame.ids))
+        else:
+            x = self._hidden_of(frame.size)
+        x = self._decoder.layers(
+            x,
+            frame.positions,
+            lambda *layer_q_k_v: attend_here(self._seat, self.cache, frame, *layer_q_k_v).out,
+            self._seat.peers.sum,
+        )
+        return self.ending.decode(x, frame.ids) if self._place.is_last else x
+
+    def _hidden_of(self, size: int) -> Tensor:
+        """Where the body over a frame of `size` rows finds its hidden states [size, E]."""
+        if size not in self._hidden:
+            like = self._seat.weights.layers[self._place.layers.start].norm_ffn
+            self._hidden[size] = like.new_zeros(size, self._seat.spec.model.hidden)
+        return self._hidden[size]
+
+    def _receive(self, tokens: int) -> Tensor:
+        """Hidden states [T, E] of the stage before."""
+        shape = (tokens, self._seat.spec.model.hidden)
         like = self._seat.weights.layers[self._place.layers.start].norm_ffn
         ticket = self._seat.transport.receive(shape, like, self._place.previous, Phase.WAIT_HIDDEN)
         return ticket.wait()
 
-    def _leave(self, batch: Batch, x: Tensor) -> list[tuple[list[int], Tensor]]:
-        emitters = batch.emitters
-        if not self._place.is_last:
-            self._seat.transport.send(x.contiguous(), self._place.next, Phase.SEND_HIDDEN)
-            if self._place.is_first and emitters:
-                ticket = self._seat.token_transport.receive(
-                    (len(emitters),), batch.positions, self._last_peer, Phase.WAIT_TOKENS
-                )
-                self._coming.append((ticket, emitters))
-            return []
-        if not emitters:
-            return []
-        tokens = self.ending.choose(x, batch.index(batch.emitting), emitters)
+    def _pass_on(self, x: Tensor, emitters: list[int]) -> None:
+        """Send hidden states to the next stage; the first stage awaits their tokens."""
+        x = x.clone()  # a graph's output is written again by its next replay
+        self._seat.transport.send(x, self._place.next, Phase.SEND_HIDDEN)
+        if self._place.is_first and emitters:
+            ticket = self._seat.token_transport.receive(
+                (len(emitters),), self._tokens.latest, self._last_peer, Phase.WAIT_TOKENS
+            )
+            self._coming.append((ticket, emitters))
+
+    def _chosen(self, requests: list[int], tokens: Tensor) -> Chosen:
+        """Tokens of the last stage, on their way to the first."""
         if self._place.is_first:
-            self._tokens.put(emitters, tokens)
+            self._tokens.put(requests, tokens)
         else:
-            self._seat.token_transport.send(tokens, self._first_peer, Phase.SEND_TOKENS)
-        return [(emitters, tokens)]
+            self._seat.token_transport.send(tokens.clone(), self._first_peer, Phase.SEND_TOKENS)
+        return [(requests, tokens)]
 
     def _take_tokens(self, wanted: set[int]) -> None:
         """Wait, in order, until no token of `wanted` is on its way."""

@@ -1,0 +1,202 @@
+"""The fixed-shape exchange as messages of a process group: NCCL, or gloo where GPUs are shared.
+
+Buffers are made once and every direction is one batch of messages, so that with NCCL a step can be
+captured in a CUDA graph and all partners are served by one call. Messages are flat, in the model's
+dtype: [q B x H x D][k B x K x D][v B x K x D] there, [out B x H x D][lse B x H, fp32 seen as dtype]
+back.
+
+    shapes:  B rows, H heads of a base rank, Hg heads and Kg KV heads of a head group, D head dim
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fapool.phases import Role
+from fapool.runtime.exchange.link import Append, Route, route
+from fapool.runtime.partial import Partial, lse_dtype, merge
+from fapool.spec import RunSpec
+
+
+class Mail:
+    """One direction of a link: a buffer per message, posted together and waited for together.
+
+    `copies` > 1: the same message, one buffer, to as many ranks.
+    """
+
+    def __init__(
+        self, group: dist.ProcessGroup, sizes: Sequence[int], like: Tensor, *, copies: int = 1
+    ) -> None:
+        self._group, self._by_host = group, dist.get_backend(group) == "gloo"
+        self.buffers = [like.new_empty(size) for size in sizes] * copies
+        copied = self._by_host and like.is_cuda
+        host = [like.new_empty(size, device="cpu") for size in sizes] * copies
+        self._host = host if copied else None
+        self._works: list[dist.Work] = []
+        self._arriving: list[int] = []
+
+    def send(self, ranks: Sequence[int], sizes: Sequence[int]) -> None:
+        """Post the first `sizes` elements of each buffer; NCCL's stream is joined at once."""
+        if self._host:
+            for host, buffer, size in zip(self._host, self.buffers, sizes, strict=True):
+                host[:size].copy_(buffer[:size])
+        self._post(dist.isend, ranks, sizes)
+        if not self._by_host:
+            self.wait()
+
+    def receive(self, ranks: Sequence[int], sizes: Sequence[int]) -> None:
+        """Post receives; `wait` before the buffers are read."""
+        self._arriving = list(sizes)
+        self._post(dist.irecv, ranks, sizes)
+
+    def wait(self) -> None:
+        """Until the buffers may be read or written again."""
+        for work in self._works:
+            work.wait()
+        self._works = []
+        if self._host:
+            for host, buffer, size in zip(self._host, self.buffers, self._arriving, strict=False):
+                buffer[:size].copy_(host[:size])
+        self._arriving = []
+
+    def _post(self, how, ranks: Sequence[int], sizes: Sequence[int]) -> None:
+        messages = zip(self._host or self.buffers, ranks, sizes, strict=True)
+        calls = [dist.P2POp(how, m[:size], rank, self._group) for m, rank, size in messages if size]
+        self._works = dist.batch_isend_irecv(calls) if calls else []
+
+
+class MessageBaseLink:
+    """See `BaseLink`."""
+
+    def __init__(self, at: Route, group: dist.ProcessGroup, rows: int, like: Tensor) -> None:
+        self._at, self._limit, self._rows = at, rows, rows
+        self._ranks = [end.rank for end in at.ends]
+        self._width = (len(at.heads) + 2 * len(at.kv_heads)) * at.head_dim
+        self._part = part_width(len(at.heads), at.head_dim, like.dtype)
+        self._out = Mail(group, [rows * self._width], like, copies=len(self._ranks))
+        self._in = Mail(group, [rows * self._part] * len(self._ranks), like)
+
+    def begin(self, rows: int | None = None) -> None:
+        """See `BaseLink.begin`."""
+        self._rows = self._limit if rows is None else rows
+        assert 0 < self._rows <= self._limit
+
+    def ask(self, layer: int, q: Tensor, k: Tensor, v: Tensor, owner: Tensor | None = None) -> None:
+        """See `BaseLink.ask`."""
+        if not self._ranks:
+            return
+        self._out.wait()  # of the layer before: taken long ago
+        size = self._rows * self._width
+        assert q.numel() + k.numel() + v.numel() == size
+        torch.cat([x.reshape(-1) for x in (q, k, v)], out=self._out.buffers[0][:size])
+        self._out.send(self._ranks, [size] * len(self._ranks))
+        self._in.receive(self._ranks, [self._rows * self._part] * len(self._ranks))
+
+    def collect(self, layer: int, own: Partial | None) -> Tensor:
+        """See `BaseLink.collect`."""
+        self._in.wait()
+        shape = self._rows, len(self._at.heads), self._at.head_dim
+        parts = [part_in(message, shape) for message in self._in.buffers]
+        merged = merge(parts + ([own] if own is not None else [])).out
+        # A lone part is a view of the buffer, which the next layer overwrites.
+        return merged.clone() if len(parts) == 1 and own is None else merged
+
+
+class MessagePoolLink:
+    """See `PoolLink`."""
+
+    def __init__(self, at: Route, group: dist.ProcessGroup, rows: int, like: Tensor) -> None:
+        self._at, self._limit, self._rows, self._dtype = at, rows, rows, like.dtype
+        self._ranks = [end.rank for end in at.ends]
+        dim = at.head_dim
+        self._widths = [(len(end.heads) + 2 * len(end.kv_heads)) * dim for end in at.ends]
+        self._parts = [part_width(len(end.heads), dim, like.dtype) for end in at.ends]
+        self._in = Mail(group, [rows * width for width in self._widths], like)
+        self._out = Mail(group, [rows * part for part in self._parts], like)
+
+    def begin(self, rows: int | None = None) -> None:
+        """See `BaseLink.begin`."""
+        self._rows = self._limit if rows is None else rows
+        assert 0 < self._rows <= self._limit
+
+    def queries(self, layer: int, append: Append | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """See `PoolLink.queries`."""
+        self._in.receive(self._ranks, [self._rows * width for width in self._widths])
+        self._in.wait()
+        q, k, v = self._unpacked()
+        if append is not None:
+            k_pages, v_pages, slots = append
+            store(k_pages, slots, k)
+            store(v_pages, slots, v)
+        return q, k, v
+
+    def answer(self, layer: int, part: Partial) -> None:
+        """See `PoolLink.answer`."""
+        self._out.wait()  # of the layer before: taken long ago
+        sizes = [self._rows * size for size in self._parts]
+        for end, message in zip(self._at.ends, self._out.buffers, strict=True):
+            mine = slice(end.heads.start, end.heads.stop)
+            place = part_in(message, (self._rows, len(end.heads), self._at.head_dim))
+            place.out.copy_(part.out[:, mine])
+            place.lse.copy_(part.lse[:, mine])
+        self._out.send(self._ranks, sizes)
+
+    def _unpacked(self) -> tuple[Tensor, Tensor, Tensor]:
+        rows, dim, pieces = self._rows, self._at.head_dim, []
+        for end, message in zip(self._at.ends, self._in.buffers, strict=True):
+            counts = [len(end.heads), len(end.kv_heads), len(end.kv_heads)]
+            sizes = [rows * count * dim for count in counts]
+            parts = message[: sum(sizes)].split(sizes)
+            pieces.append([x.view(rows, n, dim) for x, n in zip(parts, counts, strict=True)])
+        q, k, v = (torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True))
+        return q, k, v
+
+
+def part_width(heads: int, dim: int, dtype: torch.dtype) -> int:
+    """Elements that a row of a partial takes in a message."""
+    return heads * (dim + lse_dtype(dtype).itemsize // dtype.itemsize)
+
+
+def part_in(message: Tensor, shape: tuple[int, int, int]) -> Partial:
+    """The partial of `shape` [B, H, D] in a message, as views."""
+    rows, heads, _ = shape
+    body, size = prod(shape), rows * part_width(heads, shape[2], message.dtype)
+    lse = message[body:size].view(lse_dtype(message.dtype))
+    return Partial(message[:body].view(shape), lse.view(rows, heads))
+
+
+def store(pages: Tensor, slots: Tensor, new: Tensor) -> None:
+    """Write the rows of `new` [B, K, D] whose slot is not negative; no host synchronisation.
+
+    The others write back what stands in the slot of a row that is written, or in slot 0.
+    """
+    flat = pages.view(-1, *pages.shape[2:])
+    here = slots >= 0
+    # argmax: the first row that is written; all others repeat it, so that equal slots get equal
+    # values. Without one, slot 0 gets what it has.
+    some = here.to(torch.int8).argmax()
+    row = torch.where(here, torch.arange(len(slots), device=slots.device), some)
+    at = slots[row].clamp(min=0).long()
+    value = torch.where(here[row][:, None, None], new[row], flat[at])
+    flat.index_copy_(0, at, value)
+
+
+def open_links(
+    spec: RunSpec,
+    rank: int,
+    *,
+    rows: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    group: dist.ProcessGroup,
+    channels: int = 1,
+) -> tuple[MessageBaseLink | MessagePoolLink, ...]:
+    """A link per half-batch in flight; every rank of the plan opens as many, for as many rows."""
+    at, like = route(spec, rank), torch.empty(0, dtype=dtype, device=device)
+    kind = MessageBaseLink if at.role is Role.BASE else MessagePoolLink
+    return tuple(kind(at, group, rows, like) for _ in range(channels))

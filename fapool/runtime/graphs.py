@@ -1,0 +1,77 @@
+"""Captured CUDA graphs of the bodies of decode steps; where there is no device, plain calls.
+
+A body reads its inputs at fixed addresses and may be run twice on the same inputs, but for what
+is named in `kept`. Every rank of a plan captures under the same keys in the same steps, so that
+messages inside a body meet their counterparts in the warm-up and in every replay.
+
+Of each body there are two graphs: one plain, one with an event at the borders of its spans, which
+is replayed on the steps that the recorder samples. Each event costs about 4 us on an H200.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fapool.instrument.recorder import Recorder
+
+Body = Callable[[], Any]
+
+
+class Graphs:
+    """The graphs of one plan on one rank. Drop them (`close`) before their process groups end."""
+
+    def __init__(self, device: torch.device, recorder: Recorder, *, enabled: bool) -> None:
+        self._device, self._recorder, self.enabled = device, recorder, enabled
+        self._plain: dict[Hashable, tuple[torch.cuda.CUDAGraph, Any]] = {}
+        self._sampled: dict[Hashable, tuple[torch.cuda.CUDAGraph, Any, list]] = {}
+        self._pool = torch.cuda.graph_pool_handle() if enabled else None
+
+    def run(self, key: Hashable, body: Body, kept: Sequence[Tensor] = ()) -> Any:
+        """What `body` returns: after a replay, the same tensors with new contents."""
+        if not self.enabled:
+            return body()
+        if key not in self._plain:
+            self._capture(key, body, kept)
+        if self._recorder.samples_now:
+            graph, result, spans = self._sampled[key]
+            graph.replay()
+            self._recorder.replayed(spans)
+        else:
+            graph, result = self._plain[key]
+            graph.replay()
+            self._recorder.replayed(None)
+        return result
+
+    def close(self) -> None:
+        """Let go of all graphs."""
+        if self._plain:
+            torch.cuda.synchronize(self._device)
+        for graph, *_ in (*self._plain.values(), *self._sampled.values()):
+            graph.reset()
+        self._plain.clear()
+        self._sampled.clear()
+
+    def _capture(self, key: Hashable, body: Body, kept: Sequence[Tensor]) -> None:
+        before = [tensor.clone() for tensor in kept]
+        with self._recorder.paused():
+            body()
+            torch.cuda.synchronize(self._device)
+        for tensor, values in zip(kept, before, strict=True):
+            tensor.copy_(values)
+        self._plain[key] = self._record(body, [])
+        if self._recorder.enabled:
+            spans: list = []
+            self._sampled[key] = (*self._record(body, spans, sampled=True), spans)
+
+    def _record(self, body: Body, spans: list, *, sampled: bool = False):
+        graph = torch.cuda.CUDAGraph()
+        with (
+            self._recorder.capturing(spans if sampled else None),
+            torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+        ):
+            result = body()
+        return graph, result
