@@ -42,6 +42,7 @@ def run_spec(spec: RunSpec, store: Store) -> Path | None:
     """
     rank, available = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     _check_here(spec, rank, available)
+    _shared[0] += 1  # on every rank, also on those that have no part in the run
     if rank >= spec.plan.world:
         return None
     address = _rendezvous(rank)
@@ -80,7 +81,7 @@ def _rendezvous(rank: int) -> tuple[str, int]:
     return rank_side.open_store()
 
 
-_shared = [0]  # runs whose folder this process has shared: the key differs from run to run
+_shared = [0]  # runs of this process so far: the key of the folder differs from run to run
 
 
 def _share_folder(spec: RunSpec, store: Store, rank: int, address: tuple[str, int]) -> RunFolder:
@@ -90,7 +91,6 @@ def _share_folder(spec: RunSpec, store: Store, rank: int, address: tuple[str, in
     """
     meeting = dist.TCPStore(*address, is_master=False, timeout=rank_side.PATIENCE)
     key = f"fapool/folder/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{_shared[0]}"
-    _shared[0] += 1
     if rank == 0:
         folder = store.create(spec)
         meeting.set(key, str(folder.path))
