@@ -9,7 +9,7 @@ product over the slices of its inner dimension that lie elsewhere (nothing, on o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,9 @@ from fapool.spec import Model
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q [T, H, D], k [T, K, D], v [T, K, D]) -> [T, H, D]."""
+
+Walk = Generator[tuple[int, Tensor, Tensor, Tensor], Tensor, Tensor]
+"""Yields (layer, q, k, v), is sent [T, H, D], returns hidden states [T, E]."""
 
 Total = Callable[..., Tensor]
 """(x, layer=int) -> x summed over the slices."""
@@ -45,6 +48,19 @@ class Decoder:
 
     def layers(self, x: Tensor, positions: Tensor, attend: Attend, total: Total) -> Tensor:
         """Hidden states [T, E] through the layers that are here; `positions` [T]."""
+        walk = self.walk(x, positions, total)
+        try:
+            query = next(walk)
+            while True:
+                query = walk.send(attend(*query))
+        except StopIteration as end:
+            return end.value
+
+    def walk(self, x: Tensor, positions: Tensor, total: Total) -> Walk:
+        """`layers` with a pause in each: yields what is to be attended, is sent what came of it.
+
+        Several walks over parts of a batch can take turns: one computes while another waits.
+        """
         product = None  # not yet added to x: the next norm does both at once
         with self._span(Phase.PROJECT):
             rotation = self._ops.rotation(positions, self._frequencies)
@@ -52,7 +68,7 @@ class Decoder:
             with self._span(Phase.PROJECT, layer=number):
                 x, normed = self._ops.add_norm(x, product, weights.norm_attention, self._eps)
                 q, k, v = self._project(weights, normed, rotation)
-            attended = attend(number, q, k, v)
+            attended = yield number, q, k, v
             with self._span(Phase.OUTPUT, layer=number):
                 product = attended.flatten(1) @ weights.output.T
             product = total(product, layer=number)
