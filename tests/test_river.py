@@ -17,6 +17,7 @@ MAX_FUNCTION_LINES = 40
 RIVER = {
     "fapool": (0, "bed"),  # the root __init__ alone: the version, and nothing imported
     "fapool.errors": (0, "bed"),
+    "fapool.deals": (1, "bed"),
     "fapool.phases": (1, "bed"),
     "fapool.presets": (1, "bed"),
     "fapool.sample": (1, "bed"),

@@ -1,9 +1,10 @@
-"""Who is who, against brute force: every slice held once, every token on one shard."""
+"""Who is who, against brute force: every slice held once, everybody's peers agreed upon."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fapool.deals import BASE
 from fapool.errors import SpecError
 from fapool.phases import Role
 from fapool.spec import FAPool, Model, RunSpec, Static, Workload
@@ -11,9 +12,7 @@ from fapool.topology import (
     check_ranks,
     kv_senders,
     lease_width,
-    local_blocks,
-    local_tokens,
-    owner,
+    lent_deal,
     place,
     pool_mesh,
     share,
@@ -30,21 +29,6 @@ def make_spec(plan, *, heads: int = 8, kv_heads: int = 8) -> RunSpec:
 
 def places(spec: RunSpec):
     return [place(spec, rank) for rank in range(spec.plan.world)]
-
-
-@given(st.integers(0, 200), st.integers(1, 17), st.integers(1, 7))
-def test_every_token_lies_on_exactly_one_shard(length, block, shards):
-    columns = list(range(10, 10 + shards))
-    held = [owner(token // block, columns) for token in range(length)]
-    for index, column in enumerate(columns):
-        assert local_tokens(length, block, shards, index) == held.count(column)
-
-
-@given(st.integers(0, 200), st.integers(1, 7))
-def test_every_block_lies_on_exactly_one_shard(blocks, shards):
-    held = [owner(block, range(shards)) for block in range(blocks)]
-    for index in range(shards):
-        assert local_blocks(blocks, shards, index) == held.count(index)
 
 
 @given(st.integers(0, 100), st.integers(1, 12))
@@ -99,7 +83,7 @@ def test_base_and_pool_ranks_agree_on_who_talks_to_whom(base, pool, kv_heads):
             assert heads == set(at.heads)
             assert {kv for rank in at.partners for kv in found[rank].kv_heads} == set(at.kv_heads)
         elif pool:
-            assert [found[rank].column for rank in at.partners] == list(range(columns))
+            assert [found[rank].keeper for rank in at.partners] == list(range(columns))
 
 
 @pytest.mark.parametrize(("base", "kv_heads"), [(1, 8), (2, 8), (4, 2), (4, 1), (2, 2)])
@@ -109,6 +93,28 @@ def test_each_kv_head_is_sent_to_the_pool_once_by_a_rank_that_holds_it(base, kv_
     assert sorted(head for heads in sent.values() for head in heads) == list(range(kv_heads))
     for rank, heads in sent.items():
         assert set(heads) <= set(place(spec, rank).kv_heads)
+
+
+@pytest.mark.parametrize("base", [1, 2, 4])
+@pytest.mark.parametrize("pool", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("kv_heads", [1, 2, 8])
+def test_base_and_columns_that_attend_together_read_equally_long(base, pool, kv_heads):
+    """What a rank reads of a round of blocks: its blocks times its KV heads."""
+    plan = FAPool(base=base, pool=pool, threshold=16, base_attends=True)
+    spec = make_spec(plan, kv_heads=kv_heads)
+    columns = range(pool_mesh(spec.model, plan)[1])
+    deal = lent_deal(spec, columns)
+    assert set(deal.keepers) == {BASE, *columns}
+    read = {deal.pattern.count(at.keeper) * len(at.kv_heads) for at in places(spec)}
+    assert len(read) == 1
+
+
+@pytest.mark.parametrize("columns", [(0,), (2, 0), (0, 1, 2)])
+def test_a_lease_is_dealt_to_its_columns_alone_unless_the_base_attends(columns):
+    lone = make_spec(FAPool(base=1, pool=3, threshold=16))
+    assert lent_deal(lone, columns).pattern == columns
+    joint = make_spec(FAPool(base=1, pool=3, threshold=16, base_attends=True))
+    assert lent_deal(joint, columns).pattern == (BASE, *columns)
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fapool import schedule
+from fapool.deals import BASE
 from fapool.errors import SpecError
-from fapool.forecast.memory import BASE, check_fits, footprint, lease_book, peak_blocks
+from fapool.forecast.memory import check_fits, footprint, lease_book, peak_blocks
 from fapool.phases import Owner
 from fapool.spec import FAPool, Model, RunSpec, Static, TraceWorkload, Workload
-from fapool.topology import lease_width, owner
+from fapool.topology import home_deal, lease_width, lent_deal
 from fapool.workload import Request
 
 PLANS = st.one_of(
@@ -22,6 +23,7 @@ PLANS = st.one_of(
         pool=st.integers(0, 5),
         threshold=st.integers(16, 90),
         lease_ranks=st.none(),
+        base_attends=st.booleans(),
     ),
 )
 LENGTHS = st.lists(st.tuples(st.integers(1, 100), st.integers(1, 40)), min_size=1, max_size=10)
@@ -45,8 +47,9 @@ def blocks_touched(spec: RunSpec, requests: list[Request]) -> dict[int, int]:
         held: defaultdict[int, int] = defaultdict(int)
         for request, length in lengths.items():
             lease = book.leases.get(request)
+            deal = lent_deal(spec, lease.columns) if lease else home_deal(spec)
             for block in range(-(-length // spec.block)):
-                held[owner(block, lease.columns) if lease else BASE] += 1
+                held[deal.pattern[block % len(deal.pattern)]] += 1
         for keeper, number in held.items():
             most[keeper] = max(most[keeper], number)
         book.give_back(step.finished)
