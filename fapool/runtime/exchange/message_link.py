@@ -41,13 +41,11 @@ class Mail:
         self._arriving: list[int] = []
 
     def send(self, ranks: Sequence[int], sizes: Sequence[int]) -> None:
-        """Post the first `sizes` elements of each buffer; NCCL's stream is joined at once."""
+        """Post the first `sizes` elements of each buffer; `wait` before they change."""
         if self._host:
             for host, buffer, size in zip(self._host, self.buffers, sizes, strict=True):
                 host[:size].copy_(buffer[:size])
         self._post(dist.isend, ranks, sizes)
-        if not self._by_host:
-            self.wait()
 
     def receive(self, ranks: Sequence[int], sizes: Sequence[int]) -> None:
         """Post receives; `wait` before the buffers are read."""
@@ -90,7 +88,6 @@ class MessageBaseLink:
         """See `BaseLink.ask`."""
         if not self._ranks:
             return
-        self._out.wait()  # of the layer before: taken long ago
         size = self._rows * self._width
         assert q.numel() + k.numel() + v.numel() == size
         torch.cat([x.reshape(-1) for x in (q, k, v)], out=self._out.buffers[0][:size])
@@ -99,6 +96,7 @@ class MessageBaseLink:
 
     def collect(self, layer: int, own: Partial | None) -> Tensor:
         """See `BaseLink.collect`."""
+        self._out.wait()  # taken, or nobody could answer
         self._in.wait()
         shape = self._rows, len(self._at.heads), self._at.head_dim
         parts = [part_in(message, shape) for message in self._in.buffers]
@@ -137,7 +135,6 @@ class MessagePoolLink:
 
     def answer(self, layer: int, part: Partial) -> None:
         """See `PoolLink.answer`."""
-        self._out.wait()  # of the layer before: taken long ago
         sizes = [self._rows * size for size in self._parts]
         for end, message in zip(self._at.ends, self._out.buffers, strict=True):
             mine = slice(end.heads.start, end.heads.stop)
@@ -145,6 +142,7 @@ class MessagePoolLink:
             place.out.copy_(part.out[:, mine])
             place.lse.copy_(part.lse[:, mine])
         self._out.send(self._ranks, sizes)
+        self._out.wait()  # not long: every base posts its receives as it asks
 
     def _unpacked(self) -> tuple[Tensor, Tensor, Tensor]:
         rows, dim, pieces = self._rows, self._at.head_dim, []
