@@ -52,6 +52,7 @@ class Phase(StrEnum):
     LOGITS = "logits", Category.COMPUTE
 
     ALL_REDUCE = "all_reduce", Category.COMMUNICATION
+    ALL_TO_ALL = "all_to_all", Category.COMMUNICATION
     GATHER_TOKENS = "gather_tokens", Category.COMMUNICATION
     SEND_QUERY = "send_query", Category.COMMUNICATION
     WAIT_QUERY = "wait_query", Category.COMMUNICATION

@@ -9,6 +9,11 @@ that a base rank talks only to the pool ranks of its heads:
                      group 0        group 1          base 4, pool 4, kv_heads >= 2:
         column 0     rank 4         rank 5           groups = 2, columns = 2;
         column 1     rank 6         rank 7           base ranks 0, 1 talk to 4, 6; 2, 3 to 5, 7
+
+Helix has `tp` slices of heads by `kvp` shares of the KV blocks. The ranks of a slice stand side by
+side, so that after their exchange rank r has the r-th share of all heads:
+
+        rank slice * kvp + share
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from math import gcd
 from fapool.deals import BASE, HOME, Deal, weighted
 from fapool.errors import SpecError
 from fapool.phases import Role
-from fapool.spec import FAPool, Model, RunSpec
+from fapool.spec import FAPool, Helix, Model, RunSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +35,8 @@ class Place:
     rank: int
     world: int
     role: Role
-    heads: range
+    heads: range  # whose queries it projects and attends for
+    out_heads: range  # whose attention it puts into the output matrix
     kv_heads: range
     layers: range
     ffn: range
@@ -40,6 +46,7 @@ class Place:
     next: int | None = None  # rank that this stage feeds
     group: int | None = None  # head group, of a pool rank
     keeper: int = BASE  # whose KV blocks it holds: a pool rank those of its column
+    kv_peers: tuple[int, ...] = ()  # ranks of its heads with a share of the blocks each, by keeper
     partners: tuple[int, ...] = ()  # pool ranks of a base rank's heads, by column; or the reverse
 
     @property
@@ -58,6 +65,8 @@ def place(spec: RunSpec, rank: int) -> Place:
     assert 0 <= rank < spec.plan.world, f"rank {rank} outside of {spec.plan}"
     if isinstance(spec.plan, FAPool):
         return _place_fapool(spec.model, spec.plan, rank)
+    if isinstance(spec.plan, Helix):
+        return _place_helix(spec.model, spec.plan, rank)
     tp, pp, model = spec.plan.tp, spec.plan.pp, spec.model
     stage, index = divmod(rank, tp)
     return Place(
@@ -90,7 +99,22 @@ def _place_fapool(model: Model, plan: FAPool, rank: int) -> Place:
         keeper=column,
         partners=tuple(range(group * per_group, (group + 1) * per_group)),
         **common,
-        **(_slices(model, groups, group) | {"ffn": range(0), "vocab": range(0)}),
+        **(_slices(model, groups, group) | dict.fromkeys(("out_heads", "ffn", "vocab"), range(0))),
+    )
+
+
+def _place_helix(model: Model, plan: Helix, rank: int) -> Place:
+    index, keeper = divmod(rank, plan.kvp)
+    attended = _slices(model, plan.tp, index)
+    return Place(
+        rank=rank,
+        world=plan.world,
+        role=Role.BASE,
+        layers=range(model.layers),
+        tp_peers=tuple(range(plan.world)),
+        keeper=keeper,
+        kv_peers=tuple(range(index * plan.kvp, (index + 1) * plan.kvp)),
+        **(_slices(model, plan.world, rank) | {k: attended[k] for k in ("heads", "kv_heads")}),
     )
 
 
@@ -126,7 +150,7 @@ def kv_senders(model: Model, plan: FAPool) -> dict[int, range]:
 
 def home_deal(spec: RunSpec) -> Deal:
     """How the blocks of a request without a lease are dealt."""
-    return HOME
+    return Deal(tuple(range(spec.plan.kvp))) if isinstance(spec.plan, Helix) else HOME
 
 
 def lent_deal(spec: RunSpec, columns: Sequence[int]) -> Deal:
@@ -163,6 +187,7 @@ def check_ranks(spec: RunSpec, available: int) -> None:
 def _slices(model: Model, tp: int, index: int) -> dict[str, range]:
     return {
         "heads": share(model.heads, tp, index),
+        "out_heads": share(model.heads, tp, index),
         "kv_heads": _kv_heads(model, tp, index),
         "ffn": share(model.ffn, tp, index),
         "vocab": share(model.vocab, tp, index),

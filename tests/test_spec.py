@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from fapool import spec as specs
 from fapool.errors import SpecError
 from fapool.presets import MODELS
-from fapool.spec import Capture, FAPool, Model, RunSpec, Static, TraceWorkload, Workload, parse
+from fapool.spec import (
+    Capture,
+    FAPool,
+    Helix,
+    Model,
+    RunSpec,
+    Static,
+    TraceWorkload,
+    Workload,
+    parse,
+)
 
 
 def fields(**changes) -> dict:
@@ -30,6 +40,7 @@ def fields(**changes) -> dict:
 PLANS = st.one_of(
     st.builds(Static, tp=st.sampled_from([1, 2, 4]), pp=st.integers(1, 2)),
     st.builds(FAPool, base=st.sampled_from([1, 2]), pool=st.integers(0, 6)),
+    st.builds(Helix, kvp=st.sampled_from([1, 2, 4]), tp=st.sampled_from([1, 2])),
 )
 WORKLOADS = st.one_of(
     st.builds(Workload, batch=st.integers(1, 64), context=st.integers(1, 10**7), output=st.just(3)),
@@ -84,6 +95,12 @@ def test_the_fingerprint_names_what_is_run_and_not_what_it_is_called():
     assert by_sizes.fingerprint == spec.fingerprint
 
 
+def test_a_plan_is_called_by_its_sizes():
+    assert str(Static(tp=2, pp=3)) == "Static(2,3)"
+    assert str(FAPool(base=1, pool=3)) == "FAPool(1,3)"
+    assert str(Helix(kvp=2, tp=2)) == "Helix(2,2)"
+
+
 def test_names_and_mappings_stand_for_their_parts():
     spec = RunSpec(**fields(plan={"tp": 2}))
     assert spec.model == Model.preset("tiny")
@@ -115,6 +132,7 @@ def test_a_spec_cannot_be_changed():
 
 SMALL = {"context": 96, "output": 4}
 TRACE = {"kind": "trace", "path": "t.csv", "sample": 3}
+FEW = MODELS["tiny"] | {"heads": 12, "kv_heads": 12, "ffn": 96}
 ODD = MODELS["tiny"] | {"heads": 6, "kv_heads": 4}
 
 
@@ -129,6 +147,14 @@ ODD = MODELS["tiny"] | {"heads": 6, "kv_heads": 4}
         ({"plan": {"tp": 16}}, "plan.tp"),
         ({"plan": {"pp": 3}}, "plan.pp"),
         ({"plan": {"kind": "fapool", "base": 3}}, "plan.base"),
+        ({"plan": {"kind": "helix", "kvp": 3}}, "plan.kvp"),
+        ({"plan": {"kind": "helix", "kvp": 2, "tp": 8}}, "plan.kvp"),
+        ({"plan": {"kind": "helix", "kvp": 2, "tp": 3}}, "plan.tp"),
+        ({"plan": {"kind": "helix", "kvp": 0}}, "plan.kvp"),
+        ({"plan": {"kind": "helix", "pp": 2}}, "plan.pp"),
+        ({"plan": {"kind": "helix", "kvp": 2}, "model": FEW | {"ffn": 5}}, "plan.kvp"),
+        ({"plan": {"kind": "helix", "tp": 4}, "model": FEW | {"kv_heads": 3}}, "plan.tp"),
+        ({"plan": {"kind": "helix", "kvp": 4}, "model": FEW | {"vocab": 3}}, "model.vocab"),
         ({"plan": {"tp": 0}}, "plan.tp"),
         ({"plan": {"kind": "fapool", "pool": -1}}, "plan.pool"),
         ({"plan": {"kind": "fapool", "pool": 1.5}}, "plan.pool"),
@@ -186,6 +212,10 @@ def test_a_mistake_is_refused_by_the_name_of_its_field(changes, field):
         ({"plan": {"tp": 3}}, "choose a divisor of model.heads = 8"),
         ({"plan": {"pp": 3}}, "at most model.layers = 2 stages"),
         ({"plan": {"kind": "fapool", "threshold": 15}}, "less than one KV block"),
+        (
+            {"plan": {"kind": "helix", "kvp": 2, "tp": 8}},
+            "16 ranks share out model.heads = 8: choose",
+        ),
         ({"model": "huge"}, "name one of tiny, cpu"),
         ({"colour": "red"}, "no such field"),
     ],

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from fapool.deals import BASE
 from fapool.errors import SpecError
 from fapool.phases import Role
-from fapool.spec import FAPool, Model, RunSpec, Static, Workload
+from fapool.spec import FAPool, Helix, Model, RunSpec, Static, Workload
 from fapool.topology import (
     check_ranks,
+    home_deal,
     kv_senders,
     lease_width,
     lent_deal,
@@ -64,6 +65,51 @@ def test_stages_form_chains_of_equal_slices():
             assert found[at.next].heads == at.heads
     assert [at.is_first for at in found] == [True, True] + [False] * 4
     assert [at.is_last for at in found] == [False] * 4 + [True, True]
+
+
+HELIXES = [Helix(kvp=kvp, tp=tp) for kvp, tp in ((1, 1), (1, 4), (2, 1), (2, 2), (4, 2), (8, 1))]
+
+
+@pytest.mark.parametrize("plan", HELIXES, ids=str)
+@pytest.mark.parametrize("kv_heads", [1, 2, 8])
+def test_helix_ranks_hold_every_head_of_every_block_and_everything_else_once(plan, kv_heads):
+    spec = make_spec(plan, kv_heads=kv_heads)
+    found = places(spec)
+    for name, total in (("out_heads", 8), ("ffn", 96), ("vocab", 101)):
+        assert [item for at in found for item in getattr(at, name)] == list(range(total))
+    held = sorted(
+        (kv, block) for at in found for kv in at.kv_heads for block in blocks_of(at, spec)
+    )
+    copies = max(1, plan.tp // kv_heads)
+    assert held == sorted([(kv, block) for kv in range(kv_heads) for block in range(20)] * copies)
+    assert all(at.tp_peers == tuple(range(plan.world)) for at in found)
+    assert all(at.is_first and at.is_last and at.role is Role.BASE for at in found)
+
+
+def blocks_of(at, spec: RunSpec) -> list[int]:
+    """Those of 20 blocks that a rank has."""
+    return [block for block in range(20) if home_deal(spec).owner(block) == at.keeper]
+
+
+@pytest.mark.parametrize("plan", HELIXES, ids=str)
+def test_helix_ranks_that_share_keys_attend_for_each_others_heads(plan):
+    found = places(make_spec(plan))
+    for at in found:
+        peers = [found[rank] for rank in at.kv_peers]
+        assert at in peers
+        assert [peer.keeper for peer in peers] == list(range(plan.kvp))
+        assert {peer.heads for peer in peers} == {at.heads}
+        assert {peer.kv_heads for peer in peers} == {at.kv_heads}
+        assert [head for peer in peers for head in peer.out_heads] == list(at.heads)
+
+
+@pytest.mark.parametrize(
+    "plan", [Static(tp=2, pp=2), FAPool(base=2, pool=2, threshold=16)], ids=str
+)
+def test_only_helix_puts_other_heads_into_the_output_matrix_than_it_attends_for(plan):
+    for at in places(make_spec(plan)):
+        assert at.out_heads == (range(0) if at.role is Role.POOL else at.heads)
+        assert at.kv_peers == ()
 
 
 @pytest.mark.parametrize("base", [1, 2, 4])
@@ -137,6 +183,7 @@ def test_a_lease_takes_columns_of_the_pool(plan, width):
         (FAPool(base=1, pool=4, threshold=16), 4, r"plan\.pool = 4: at most 3 with 4 ranks"),
         (FAPool(base=4, pool=1, threshold=16), 4, "takes 5 ranks; 4 are at hand"),
         (Static(tp=2, pp=2), 3, "takes 4 ranks; 3 are at hand"),
+        (Helix(kvp=2, tp=2), 3, r"plan = 'Helix\(2,2\)': takes 4 ranks; 3 are at hand"),
     ],
 )
 def test_more_ranks_than_there_are_is_refused(plan, available, way_out):

@@ -2,7 +2,7 @@
 
 The same peak of KV blocks is what the runtime allocates: the forecast of KV is exact, that of
 weights too. Activations and messages are estimates: of one chunk in one layer, and of the largest
-step's messages between this rank and its partners.
+step's messages between this rank and its partners or those with whom it shares keys.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def reserved(deal: Deal, blocks: int) -> dict[int, int]:
 
 
 def peak_blocks(spec: RunSpec, requests: list[Request]) -> dict[int, int]:
-    """Most KV blocks reserved at once with each keeper: the base ranks, a column of the pool."""
+    """Most KV blocks reserved at once with each keeper: the base ranks, a column, a share."""
     book, home = lease_book(spec), home_deal(spec)
     by_id = {request.id: request for request in requests}
     contexts = {request.id: request.context for request in requests}
@@ -122,7 +122,8 @@ def weight_bytes(model: Model, at: Place) -> int:
     """Bytes of the rank's slices; the embedding is whole on the first and the last stage."""
     if at.role is Role.POOL:
         return 0
-    width = (2 * len(at.heads) + 2 * len(at.kv_heads)) * model.head_dim + 2 * len(at.ffn)
+    heads = len(at.heads) + len(at.out_heads) + 2 * len(at.kv_heads)
+    width = heads * model.head_dim + 2 * len(at.ffn)
     layer = width * model.hidden + 2 * model.hidden
     ends = model.vocab * model.hidden if at.is_first or at.is_last else 0
     return (layer * len(at.layers) + ends + model.hidden * at.is_last) * model.itemsize
@@ -151,7 +152,8 @@ def _messages(spec: RunSpec, at: Place, exchange: int) -> int:
     if at.partners:
         shards = 1 if at.role is Role.BASE else lease_width(spec)
         moved = -(-spec.threshold // spec.block // shards) * kv_block_bytes(spec, at)
-    return 2 * len(at.partners) * exchange + hidden + moved
+    shared = 2 * exchange if len(at.kv_peers) > 1 else 0  # partials there, partials back
+    return 2 * len(at.partners) * exchange + shared + hidden + moved
 
 
 def check_fits(spec: RunSpec, capacity_bytes: list[int]) -> None:

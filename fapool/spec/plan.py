@@ -58,16 +58,37 @@ class FAPool(Strict):
         return f"FAPool({self.base},{self.pool})" + " joint" * self.base_attends
 
 
-Plan = Annotated[Static | FAPool, Field(discriminator="kind")]
+class Helix(Strict):
+    """Keys by sequence, the rest by heads, on the same ranks (Helix parallelism).
+
+    In attention a rank holds the heads of one of `tp` slices and a 1/`kvp` share of every request's
+    KV blocks; one exchange of partials gives it 1/`kvp` of its heads over all keys. Everything else
+    is tensor parallel over all `kvp` x `tp` ranks.
+    """
+
+    kind: Literal["helix"] = "helix"
+    kvp: Count = 1
+    tp: Count = 1
+
+    @property
+    def world(self) -> int:
+        """Ranks that it takes."""
+        return self.kvp * self.tp
+
+    def __str__(self) -> str:
+        return f"Helix({self.kvp},{self.tp})"
 
 
-def check_layout(model: Model, plan: Static | FAPool) -> None:
+Plan = Annotated[Static | FAPool | Helix, Field(discriminator="kind")]
+
+
+def check_layout(model: Model, plan: Static | FAPool | Helix) -> None:
     """Refuse a plan whose slices do not come out even.
 
     Raises:
         SpecError: names the field of the plan and the sizes that would do.
     """
-    field, tp = ("plan.tp", plan.tp) if isinstance(plan, Static) else ("plan.base", plan.base)
+    field, tp = ("plan.base", plan.base) if isinstance(plan, FAPool) else ("plan.tp", plan.tp)
     for name in ("heads", "ffn"):
         if getattr(model, name) % tp:
             raise SpecError(field, tp, f"choose a divisor of model.{name} = {getattr(model, name)}")
@@ -75,9 +96,28 @@ def check_layout(model: Model, plan: Static | FAPool) -> None:
         raise SpecError(
             field, tp, f"choose a divisor or a multiple of model.kv_heads = {model.kv_heads}"
         )
+    if isinstance(plan, Helix):
+        _check_shares(model, plan)
     if model.vocab < tp:
         raise SpecError("model.vocab", model.vocab, f"at least {field} = {tp}: ranks share it out")
     if isinstance(plan, Static) and plan.pp > model.layers:
         raise SpecError("plan.pp", plan.pp, f"at most model.layers = {model.layers} stages")
     if isinstance(plan, FAPool) and plan.lease_ranks and plan.lease_ranks > max(plan.pool, 1):
         raise SpecError("plan.lease_ranks", plan.lease_ranks, f"at most plan.pool = {plan.pool}")
+
+
+def _check_shares(model: Model, plan: Helix) -> None:
+    """What all ranks of a Helix share out, beyond what its tp slices do."""
+    for name in ("heads", "ffn"):
+        size = getattr(model, name)
+        if size % plan.world:
+            raise SpecError(
+                "plan.kvp",
+                plan.kvp,
+                f"its {plan.world} ranks share out model.{name} = {size}: choose kvp "
+                "and tp whose product divides it",
+            )
+    if model.vocab < plan.world:
+        raise SpecError(
+            "model.vocab", model.vocab, f"at least kvp x tp = {plan.world}: ranks share it out"
+        )

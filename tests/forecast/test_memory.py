@@ -11,7 +11,7 @@ from fapool.deals import BASE
 from fapool.errors import SpecError
 from fapool.forecast.memory import check_fits, footprint, lease_book, peak_blocks
 from fapool.phases import Owner
-from fapool.spec import FAPool, Model, RunSpec, Static, TraceWorkload, Workload
+from fapool.spec import FAPool, Helix, Model, RunSpec, Static, TraceWorkload, Workload
 from fapool.topology import home_deal, lease_width, lent_deal
 from fapool.workload import Request
 
@@ -25,7 +25,9 @@ PLANS = st.one_of(
         lease_ranks=st.none(),
         base_attends=st.booleans(),
     ),
+    st.builds(Helix, kvp=st.sampled_from([1, 2, 4]), tp=st.sampled_from([1, 2])),
 )
+MANY = Model.preset("tiny", heads=6, kv_heads=6, ffn=96)
 LENGTHS = st.lists(st.tuples(st.integers(1, 100), st.integers(1, 40)), min_size=1, max_size=10)
 
 
@@ -78,6 +80,23 @@ def test_a_request_that_crosses_leaves_its_base_blocks_to_the_next():
     spec = make_spec(FAPool(pool=1, threshold=32), batch=1)
     requests = [Request(id=i, context=20, output=60) for i in range(3)]
     assert peak_blocks(spec, requests) == {BASE: 2, 0: 5}
+
+
+def test_helix_shares_the_blocks_of_every_request():
+    spec = make_spec(Helix(kvp=3), batch=2, model=MANY, context=90, output=8)  # 97: 7 blocks each
+    assert [rank[Owner.KV] for rank in footprint(spec)] == [
+        2 * blocks * 16 * spec.model.kv_bytes_per_token for blocks in (3, 2, 2)
+    ]
+
+
+def test_helix_weights_are_those_of_its_slices():
+    """Query, key and value matrices are held by every rank of a slice, the rest once."""
+    model, plan = Model.preset("cpu"), Helix(kvp=2, tp=2)
+    ranks = footprint(make_spec(plan, model=model))
+    wide = model.heads * model.head_dim
+    per_layer = 3 * wide // 2 + wide // 4 + 2 * model.ffn // 4 + 2
+    elements = (model.layers * per_layer + model.vocab + 1) * model.hidden
+    assert [rank[Owner.WEIGHTS] for rank in ranks] == [elements * model.itemsize] * 4
 
 
 def test_short_requests_never_reserve_in_the_pool():
