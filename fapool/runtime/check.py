@@ -3,7 +3,8 @@ seat of the run, its logits against the one-device reference in fp64.
 
 The workload crosses what could go wrong: lengths at, below and above the threshold and the block
 border, a lease from the start, one in the middle of decoding, prompts in several chunks, more
-requests than slots. The plan's threshold is lowered for it, so that it stays small.
+requests than slots, half-batches and whole ones. The plan's threshold is lowered for it, so that
+it stays small.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def probe(spec: RunSpec) -> tuple[RunSpec, list[Request]]:
     threshold = min(spec.threshold or 2 * block + 3, 2 * block + 3)
     plan = spec.plan
     if isinstance(plan, FAPool):
-        plan = plan.model_copy(update={"threshold": threshold})
+        overlap = "never" if plan.overlap == "never" else "always"
+        plan = plan.model_copy(update={"threshold": threshold, "overlap": overlap})
     lengths = (threshold - 2, threshold, threshold + 1, max(1, block // 2), threshold + block + 1)
     work = Workload(batch=PROBE_BATCH, context=max(lengths), output=OUTPUT)
     small = spec.replace(plan=plan, workload=work, prefill_chunk=2 * block)

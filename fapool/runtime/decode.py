@@ -10,6 +10,7 @@ from torch import Tensor
 from fapool.deals import Deal
 from fapool.forecast.memory import widest_row
 from fapool.phases import Phase
+from fapool.runtime.batch import split
 from fapool.runtime.frames import Frame, buckets
 from fapool.runtime.graphs import Graphs
 from fapool.runtime.kvcache import KVCache
@@ -36,21 +37,28 @@ class Decode:
         self._width = max(1, widest_row(spec, requests, seat.place.keeper))
         self._nobody = max(request.id for request in requests) + 1
         self._buckets = buckets(spec.workload.batch)
-        self._frames: dict[int, Frame] = {}
+        self._frames: dict[tuple[int, int], Frame] = {}  # by part and size
         self._graphs = Graphs(seat.device, seat.recorder, enabled=spec.graphs and seat.capturable)
 
     def run(
-        self, segments: Sequence[Segment], body: Callable[..., Any], shape: tuple[Hashable, ...]
+        self,
+        segments: Sequence[Segment],
+        body: Callable[..., Any],
+        shape: tuple[Hashable, ...] = (),
+        parts: int = 1,
     ) -> Any:
-        """What `body(frame, *shape)` returns, with the frame saying that `segments` are decoded.
+        """What `body(frames, *shape)` returns; the frames say that `segments` are decoded.
 
-        `shape` is all that the body's course depends on; the same on every rank of the plan.
+        `shape` is all that the body's course depends on, and `parts` the frames that the batch is
+        cut into; both the same on every rank of the plan.
         """
         with self._seat.span(Phase.PLAN_STEP):
-            frame = self._frame(len(segments))
-            frame.fill(segments, self._deal_of)
-        key = (frame.size, *shape)
-        return self._graphs.run(key, lambda: body(frame, *shape), self._kept)
+            pieces = split(segments, parts)
+            frames = [self._frame(number, len(piece)) for number, piece in enumerate(pieces)]
+            for frame, piece in zip(frames, pieces, strict=True):
+                frame.fill(piece, self._deal_of)
+        key = (*(frame.size for frame in frames), *shape)
+        return self._graphs.run(key, lambda: body(frames, *shape), self._kept)
 
     def size(self, rows: int) -> int:
         """Rows of the frame that serves a batch of `rows`."""
@@ -60,10 +68,10 @@ class Decode:
         """Drop the graphs."""
         self._graphs.close()
 
-    def _frame(self, rows: int) -> Frame:
-        size = self.size(rows)
-        if size not in self._frames:
-            self._frames[size] = Frame(
+    def _frame(self, part: int, rows: int) -> Frame:
+        at = part, (size := self.size(rows))
+        if at not in self._frames:
+            self._frames[at] = Frame(
                 rows=size,
                 width=self._width,
                 cache=self._cache,
@@ -72,4 +80,4 @@ class Decode:
                 splitter=self._seat.splitter(size),
                 hosted=not self._graphs.enabled,
             )
-        return self._frames[size]
+        return self._frames[at]

@@ -52,7 +52,7 @@ class Seat:
     peers: Collective
     transport: ProcessGroupTransport
     token_transport: ProcessGroupTransport
-    link: BaseLink | PoolLink | None  # of FAPool's decode steps
+    links: tuple[BaseLink | PoolLink, ...]  # of FAPool's decode steps, one a half-batch
 
     @property
     def dtype(self) -> torch.dtype:
@@ -119,19 +119,24 @@ def take(
         peers=Collective(groups.peers, place.tp_peers or (place.rank,), span),
         transport=ProcessGroupTransport(groups.world, place.rank, span),
         token_transport=ProcessGroupTransport(groups.tokens, place.rank, span, ":tokens"),
-        link=_link(spec, place, device, groups, span),
+        links=_links(spec, place, device, groups, span),
     )
 
 
-def _link(spec: RunSpec, place: Place, device: torch.device, groups: Groups, span: Span):
+def _links(
+    spec: RunSpec, place: Place, device: torch.device, groups: Groups, span: Span
+) -> tuple[BaseLink | PoolLink, ...]:
+    """A link for each half-batch. On groups of their own: NCCL does a group's messages in turn."""
     if not isinstance(spec.plan, FAPool) or not spec.plan.pool:
-        return None
-    rows = max(spec.workload.batch, PROBE_BATCH)
-    dtype = getattr(torch, spec.model.dtype)
-    (link,) = open_links(
-        spec, place.rank, rows=rows, dtype=dtype, device=device, group=groups.world
+        return ()
+    shape = {
+        "rows": max(spec.workload.batch, PROBE_BATCH),
+        "dtype": getattr(torch, spec.model.dtype),
+    }
+    return tuple(
+        open_links(spec, place.rank, **shape, device=device, group=group)[0]
+        for group in (groups.world, groups.tokens)
     )
-    return link
 
 
 def _weights(source: Source, place: Place) -> Weights:

@@ -39,7 +39,8 @@ class FAPool(Strict):
     shrinks the lengths. A request whose prompt is longer is leased before its first chunk, any
     other as soon as more than `threshold` of its tokens have keys. `lease_ranks` is how many
     shards of the pool one lease takes; None takes all. `base_attends`: the base keeps a share of a
-    leased request's keys, so that it attends as well while the pool does.
+    leased request's keys, so that it attends as well while the pool does. `overlap`: decode in two
+    half-batches, by itself only where the base's products then hide behind the pool's attention.
     """
 
     kind: Literal["fapool"] = "fapool"
@@ -48,6 +49,7 @@ class FAPool(Strict):
     threshold: Count = 4096
     lease_ranks: Count | None = None
     base_attends: bool = False
+    overlap: Literal["auto", "always", "never"] = "auto"
 
     @property
     def world(self) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -12,9 +12,10 @@ from fapool.phases import Phase
 from fapool.runtime.attention.base import over
 from fapool.runtime.frames import Frame
 from fapool.runtime.kvcache import KVCache
-from fapool.runtime.model import Decoder
+from fapool.runtime.model import Decoder, Walk
 from fapool.runtime.partial import Partial
 from fapool.runtime.seat import Seat
+from fapool.runtime.span import NumberedSpan
 from fapool.runtime.tokens import Tokens, greedy, whole
 from fapool.schedule import Step
 
@@ -74,6 +75,33 @@ class Ending:
         with self._seat.span(Phase.LOGITS):
             self._tokens.latest.index_copy_(0, ids.long(), tokens)
         return tokens, logits
+
+
+def take_turns(
+    walks: Sequence[Walk],
+    post: Callable[..., Any],
+    wait: Callable[[int, Any], Tensor],
+    span: NumberedSpan,
+) -> list[Tensor]:
+    """The ends of several walks; while what one has posted is attended, another goes on.
+
+    `post(number, layer, q, k, v)` asks for attention, `wait(number, what post returned)` has it.
+    """
+    ends: dict[int, Tensor] = {}
+    posted: dict[int, Any] = {}
+    for number, walk in enumerate(walks):
+        span.micro_batch = number if len(walks) > 1 else -1
+        posted[number] = post(number, *next(walk))
+    while posted:
+        for number in list(posted):
+            span.micro_batch = number if len(walks) > 1 else -1
+            attended = wait(number, posted.pop(number))
+            try:
+                posted[number] = post(number, *walks[number].send(attended))
+            except StopIteration as end:
+                ends[number] = end.value
+    span.micro_batch = -1
+    return [ends[number] for number in range(len(walks))]
 
 
 def attend_here(seat: Seat, cache: KVCache, frame: Frame, layer: int, q, k, v) -> Partial:

@@ -12,10 +12,10 @@ from torch import Tensor
 from fapool.forecast.memory import base_blocks
 from fapool.leases import Lease
 from fapool.phases import Phase
-from fapool.runtime.batch import Batch
+from fapool.runtime.batch import Batch, split
 from fapool.runtime.decode import Decode
 from fapool.runtime.frames import Frame
-from fapool.runtime.plans.base import Ending, attend_here
+from fapool.runtime.plans.base import Ending, attend_here, take_turns
 from fapool.runtime.plans.lending import Lending
 from fapool.runtime.plans.messages import pack
 from fapool.runtime.plans.prefill_base import BasePrefill
@@ -141,25 +141,39 @@ class FAPoolBase:
         return [(emitters, tokens)]
 
     def _run_decode(self, step: Step) -> list[tuple[list[int], Tensor]]:
-        requests = [segment.request for segment in step.segments]
-        tokens, logits = self._decode.run(step.segments, self._body, self._lending.shape(requests))
-        self.ending.keep(requests, logits)
+        shape, parts = self._lending.shape(step), self._lending.parts(step)
+        sizes, tokens, logits = self._decode.run(step.segments, self._body, shape, parts)
+        chosen, start = [], 0
+        for size, segments in zip(sizes, split(step.segments, parts), strict=True):
+            requests, rows = [s.request for s in segments], slice(start, start + len(segments))
+            self.ending.keep(requests, logits[rows])
+            chosen.append((requests, tokens[rows]))
+            start += size
         self._seat.transport.drain()
-        return [(requests, tokens[: len(requests)])]
+        return chosen
 
-    def _body(self, frame: Frame, asks: bool, here: bool) -> tuple[Tensor, Tensor]:
+    def _body(self, frames: list[Frame], asks: bool, here: bool):
         """Token to token; `asks`: the pool has keys of somebody, `here`: the base has."""
-        seat = self._seat
+        seat, links = self._seat, self._seat.links
         if asks:
-            seat.link.begin(frame.size)
-        with seat.span(Phase.EMBED):
-            x = self._decoder.embed(self._tokens.latest.index_select(0, frame.ids))
+            for link, frame in zip(links, frames, strict=False):
+                link.begin(frame.size)
+        walks = []
+        for frame in frames:
+            with seat.span(Phase.EMBED):
+                x = self._decoder.embed(self._tokens.latest.index_select(0, frame.ids))
+            walks.append(self._decoder.walk(x, frame.positions, seat.peers.sum))
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        def post(number: int, layer: int, q: Tensor, k: Tensor, v: Tensor):
             if asks:
-                seat.link.ask(layer, q, k[:, self._sent], v[:, self._sent])
-            own = attend_here(seat, self.cache, frame, layer, q, k, v) if here else None
-            return seat.link.collect(layer, own) if asks else own.out
+                links[number].ask(layer, q, k[:, self._sent], v[:, self._sent])
+            return layer, q, k, v
 
-        x = self._decoder.layers(x, frame.positions, attend, seat.peers.sum)
-        return self.ending.decode(x, frame.ids)
+        def wait(number: int, posted: tuple) -> Tensor:
+            frame = frames[number]
+            own = attend_here(seat, self.cache, frame, *posted) if here else None
+            return links[number].collect(posted[0], own) if asks else own.out
+
+        x = torch.cat(take_turns(walks, post, wait, seat.span))
+        sizes = [frame.size for frame in frames]
+        return sizes, *self.ending.decode(x, torch.cat([frame.ids for frame in frames]))

@@ -40,13 +40,12 @@ class FAPoolPool:
         for lease in self._lending.grant(step):
             if self._place.keeper in lease.columns:
                 self._take_over(lease)
-        requests = [segment.request for segment in step.segments]
         if step.kind == "prefill":
             self._prefill.run(step)
         else:
-            shape = asks, _ = self._lending.shape(requests)
+            shape = asks, _ = self._lending.shape(step)
             if asks:
-                self._decode.run(step.segments, self._body, shape)
+                self._decode.run(step.segments, self._body, shape, self._lending.parts(step))
         return []
 
     def end(self, step: Step) -> None:
@@ -107,15 +106,19 @@ class FAPoolPool:
         self.cache.write(slots.to(self._seat.device), k, v)
         self.cache.tokens[lease.request] = len(taken.rows)
 
-    def _body(self, frame: Frame, asks: bool, here: bool) -> None:
+    def _body(self, frames: list[Frame], asks: bool, here: bool) -> None:
         """Every layer's attention over what lies here, for the base's queries."""
-        seat, link = self._seat, self._seat.link
-        link.begin(frame.size)
+        seat, halves = self._seat, list(zip(self._seat.links, frames, strict=False))
+        for link, frame in halves:
+            link.begin(frame.size)
         for layer in self._place.layers:
-            q, k, v = link.queries(layer)
-            with seat.span(Phase.APPEND_KV, layer=layer):
-                self.cache.append(layer, frame.slots, k, v)
-            with seat.span(Phase.ATTEND_PARTIAL, layer=layer):
-                view = self.cache.view(layer, frame.rows)
-                part = over(seat.backends.decode, q.unsqueeze(1), view)
-            link.answer(layer, part)
+            for number, (link, frame) in enumerate(halves):
+                seat.span.micro_batch = number if len(halves) > 1 else -1
+                q, k, v = link.queries(layer)
+                with seat.span(Phase.APPEND_KV, layer=layer):
+                    self.cache.append(layer, frame.slots, k, v)
+                with seat.span(Phase.ATTEND_PARTIAL, layer=layer):
+                    view = self.cache.view(layer, frame.rows)
+                    part = over(seat.backends.decode, q.unsqueeze(1), view)
+                link.answer(layer, part)
+        seat.span.micro_batch = -1

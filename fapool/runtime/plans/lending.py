@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fapool.deals import BASE, Deal
+from fapool.forecast import overlap
 from fapool.forecast.memory import lease_book
 from fapool.leases import Lease
 from fapool.phases import Phase
 from fapool.runtime.span import Span
-from fapool.schedule import Step
+from fapool.schedule import Segment, Step
 from fapool.spec import RunSpec
 from fapool.topology import home_deal, lent_deal
 from fapool.workload import Request
@@ -56,10 +57,19 @@ class Lending:
             self._lent[lease.columns] = lent_deal(self._spec, lease.columns)
         return self._lent[lease.columns]
 
-    def shape(self, requests: Sequence[int]) -> tuple[bool, bool]:
-        """Whether the pool has keys of some of `requests`, and whether the base has."""
-        lent = [request for request in requests if request in self._book.leases]
-        return bool(lent), len(lent) < len(requests) or BASE in self.deal(lent[0]).keepers
+    def shape(self, step: Step) -> tuple[bool, bool]:
+        """Whether the pool has keys of some request of a decode step, and whether the base has."""
+        lent = self._lent_of(step)
+        here = len(lent) < len(step.segments) or BASE in self.deal(lent[0].request).keepers
+        return bool(lent), here
+
+    def parts(self, step: Step) -> int:
+        """Half-batches that a decode step is done in."""
+        tokens = sum(segment.end for segment in self._lent_of(step))
+        return overlap.parts(self._spec, len(step.segments), tokens)
+
+    def _lent_of(self, step: Step) -> list[Segment]:
+        return [segment for segment in step.segments if segment.request in self._book.leases]
 
     def reset(self) -> None:
         """Forget every lease."""

@@ -122,7 +122,7 @@ class StaticPlan:
             self._hidden_of(self._decode.size(len(segments)))[: len(segments)] = self._receive(
                 len(segments)
             )
-        result = self._decode.run(segments, self._body, ())
+        result = self._decode.run(segments, self._body)
         if not self._place.is_last:
             self._pass_on(result[: len(segments)], requests)
             return []
@@ -130,8 +130,9 @@ class StaticPlan:
         self.ending.keep(requests, logits)
         return self._chosen(requests, tokens[: len(segments)])
 
-    def _body(self, frame: Frame) -> tuple[Tensor, Tensor] | Tensor:
+    def _body(self, frames: list[Frame]) -> tuple[Tensor, Tensor] | Tensor:
         """Token to token where the stage is the only one; else hidden states in, or out."""
+        (frame,) = frames
         if self._place.is_first:
             with self._seat.span(Phase.EMBED):
                 x = self._decoder.embed(self._tokens.latest.index_select(0, frame.ids))
