@@ -22,11 +22,13 @@ class MemoryMeter:
 
     Weights, KV and buffers are as last `set`. On CUDA the rest is asked of torch and the driver;
     on CPU `activations` is what was set (see `peak_transient_bytes`), `device` is this process's
-    resident set, and there is no `allocator`.
+    resident set, and there is no `allocator`. `pause_ns` is what should lie between two readings.
     """
 
     def __init__(self, rank: int, device: torch.device) -> None:
         self.rank, self.device = rank, device
+        # Asking a GPU's driver takes as long as a short decode step does.
+        self.pause_ns = 20_000_000 if device.type == "cuda" else 0
         self._process = psutil.Process()
         self._told: dict[Owner, int] = dict.fromkeys(_TOLD, 0)
         self._latest: dict[Owner, int] = {}

@@ -5,15 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from fapool import schedule
-from fapool.forecast.memory import footprint
 from fapool.instrument.clock import offset_to_rank0
-from fapool.instrument.environment import environment
 from fapool.instrument.memory import MemoryMeter, peak_transient_bytes
 from fapool.instrument.merged import write_merged
 from fapool.instrument.recorder import Recorder
@@ -21,6 +18,7 @@ from fapool.instrument.totals import StepTotals
 from fapool.instrument.window import ProfilerWindow
 from fapool.phases import Owner
 from fapool.runtime import check, plans
+from fapool.runtime.about import about
 from fapool.runtime.control import Control
 from fapool.runtime.engine import Engine, Played, head_of
 from fapool.runtime.live import Live
@@ -136,7 +134,9 @@ class Execution:
             tables["requests"] = request_columns(self._timings, self._requests)
         for name, columns in tables.items():
             self._folder.write_part(name, self._place.rank, columns)
-        self._folder.write_json(f"ranks/{self._place.rank}.json", self._about())
+        self._folder.write_json(
+            f"ranks/{self._place.rank}.json", about(self._seat, self._requests, self._clock)
+        )
         self._control.barrier()
         if self._place.rank == 0:
             self._join()
@@ -169,12 +169,16 @@ class Execution:
         return played
 
     def _measured(self, plan: Plan, repeat: int) -> Callable[[Step, StepTotals], None]:
+        due_ns = 0
+
         def after(step: Step, totals: StepTotals) -> None:
-            if self._spec.capture.memory:
+            nonlocal due_ns
+            now = self._recorder.clock()
+            if self._spec.capture.memory and now >= due_ns:
+                due_ns = now + self._meter.pause_ns
                 self._meter.set(Owner.KV_USED, plan.cache.used_bytes)
                 self._meter.set(Owner.BUFFERS, self._seat.transport.peak_bytes)
-                now = self._recorder.clock() + self._recorder.unix_offset_ns
-                self._meter.read(repeat, step.index, now)
+                self._meter.read(repeat, step.index, now + self._recorder.unix_offset_ns)
                 self._live.memory = self._meter.latest()
             self._live.step(step, totals, leases=plan.leased)
 
@@ -229,21 +233,6 @@ class Execution:
     def _finish(self, outcome: str) -> str:
         self._live.stage("writing")
         return outcome
-
-    def _about(self) -> dict[str, Any]:
-        backends, clock = self._seat.backends, self._clock
-        return environment(self._device) | {
-            "rank": self._place.rank,
-            "role": self._place.role.value,
-            "backends": {"prefill": backends.prefill.name, "decode": backends.decode.name},
-            "clock_uncertainty_ns": clock.uncertainty_ns,
-            "messages": dist.get_backend(),
-            "same_host_as_rank_0": clock.same_host,
-            "forecast_bytes": {
-                k.value: v
-                for k, v in footprint(self._spec, self._requests)[self._place.rank].items()
-            },
-        }
 
     def _join(self) -> None:
         self._folder.merge_parts()
