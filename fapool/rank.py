@@ -200,11 +200,13 @@ def meet(
     try:
         control = dist.new_group(backend="gloo")
         tokens = dist.new_group(backend=backend)
-        teams = sorted({place(spec, r).tp_peers for r in range(at.world)} - {()})
+        places = [place(spec, rank) for rank in range(at.world)]
+        teams = sorted({team for p in places for team in (p.tp_peers, p.kv_peers)})
         made = {
             team: dist.new_group(list(team), backend=backend) for team in teams if len(team) > 1
         }
         LOG.info("%d ranks met over %s in %.2f s", at.world, backend, time.perf_counter() - started)
-        yield Groups(world=dist.group.WORLD, tokens=tokens, peers=made.get(at.tp_peers)), control
+        own = {"peers": made.get(at.tp_peers), "shards": made.get(at.kv_peers)}
+        yield Groups(world=dist.group.WORLD, tokens=tokens, **own), control
     finally:
         dist.destroy_process_group()

@@ -32,10 +32,15 @@ Total = Callable[..., Tensor]
 
 
 class Decoder:
-    """Some layers of the model, and its ends if their weights are there."""
+    """Some layers of the model, and its ends if their weights are there.
 
-    def __init__(self, weights: Weights, model: Model, span: Span) -> None:
-        self._weights, self._span = weights, span
+    `num_heads` are projected; None: as many as the output matrix takes in.
+    """
+
+    def __init__(
+        self, weights: Weights, model: Model, span: Span, num_heads: int | None = None
+    ) -> None:
+        self._weights, self._span, self._num_heads = weights, span, num_heads
         self._dim, self._eps = model.head_dim, model.norm_eps
         like = _any(weights)
         self._ops = operations(like.device, like.dtype)
@@ -90,7 +95,7 @@ class Decoder:
     def _project(
         self, weights: LayerWeights, normed: Tensor, rotation: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        heads = weights.output.shape[1] // self._dim
+        heads = self._num_heads or weights.output.shape[1] // self._dim
         kv_heads = (weights.qkv.shape[0] // self._dim - heads) // 2
         return self._ops.rotate(normed @ weights.qkv.T, *rotation, heads, kv_heads)
 

@@ -36,6 +36,7 @@ class Groups:
     world: dist.ProcessGroup | None  # messages
     tokens: dist.ProcessGroup | None  # tokens back to the first stage, past the hidden states
     peers: dist.ProcessGroup | None  # this rank's tensor-parallel group
+    shards: dist.ProcessGroup | None  # ranks that share the keys of its heads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,7 @@ class Seat:
     weights: Weights
     backends: Backends
     peers: Collective
+    shards: Collective  # of Helix: among those that share the keys of this rank's heads
     transport: ProcessGroupTransport
     token_transport: ProcessGroupTransport
     links: tuple[BaseLink | PoolLink, ...]  # of FAPool's decode steps, one a half-batch
@@ -61,7 +63,7 @@ class Seat:
 
     def decoder(self) -> Decoder:
         """The model over this rank's weights."""
-        return Decoder(self.weights, self.spec.model, self.span)
+        return Decoder(self.weights, self.spec.model, self.span, len(self.place.heads))
 
     @property
     def capturable(self) -> bool:
@@ -117,6 +119,7 @@ def take(
         backends=choose(spec.backend, device=device, dtype=dtype, head_dim=spec.model.head_dim),
         weights=_weights(Source(spec.model, spec.seed, device), place),
         peers=Collective(groups.peers, place.tp_peers or (place.rank,), span),
+        shards=Collective(groups.shards, place.kv_peers or (place.rank,), span, ":shards"),
         transport=ProcessGroupTransport(groups.world, place.rank, span),
         token_transport=ProcessGroupTransport(groups.tokens, place.rank, span, ":tokens"),
         links=_links(spec, place, device, groups, span),
@@ -142,7 +145,7 @@ def _links(
 def _weights(source: Source, place: Place) -> Weights:
     if place.role is Role.POOL:
         return Weights(layers={}, embedding=None, norm_final=None)
-    slices = {"heads": place.heads, "kv_heads": place.kv_heads, "ffn": place.ffn}
+    slices = {name: getattr(place, name) for name in ("heads", "out_heads", "kv_heads", "ffn")}
     ends = place.is_first or place.is_last
     return Weights(
         layers={number: source.layer(number, **slices) for number in place.layers},

@@ -21,11 +21,14 @@ from fapool.spec import Model
 
 @dataclass(frozen=True, kw_only=True)
 class LayerWeights:
-    """One layer: a slice of the heads and of the FFN."""
+    """One layer: a slice of the heads and of the FFN.
+
+    `output` takes in H' heads: where ranks share keys, a part of the H that `qkv` projects.
+    """
 
     norm_attention: Tensor  # [E]
     qkv: Tensor  # [(H + 2 K) D, E], rows: all q, all k, all v
-    output: Tensor  # [E, H D]
+    output: Tensor  # [E, H' D]
     norm_ffn: Tensor  # [E]
     ffn_in: Tensor  # [F, E]
     ffn_out: Tensor  # [E, F]
@@ -65,8 +68,16 @@ class Source:
         values = torch.randn(shape, generator=generator, device=self._device)
         return values.mul_(0.1).add_(1.0) if gain else values.mul_(shape[-1] ** -0.5)
 
-    def layer(self, number: int, *, heads: range, kv_heads: range, ffn: range) -> LayerWeights:
-        """One layer's slice."""
+    def layer(
+        self,
+        number: int,
+        *,
+        heads: range,
+        kv_heads: range,
+        ffn: range,
+        out_heads: range | None = None,
+    ) -> LayerWeights:
+        """One layer's slice; `out_heads`: those that the output matrix takes in, None: `heads`."""
         m = self.model
         name = f"layers.{number}."
         get = self._getter(name)
@@ -76,10 +87,11 @@ class Source:
             for x in ("k", "v")
         )
         out = (m.hidden, m.heads * m.head_dim)
+        taken = heads if out_heads is None else out_heads
         return LayerWeights(
             norm_attention=self.gain(name + "norm_attention"),
             qkv=torch.cat([q, k, v]),
-            output=get("output", out, columns=_wide(heads, m.head_dim)),
+            output=get("output", out, columns=_wide(taken, m.head_dim)),
             norm_ffn=self.gain(name + "norm_ffn"),
             ffn_in=get("ffn_in", (m.ffn, m.hidden), rows=ffn),
             ffn_out=get("ffn_out", (m.hidden, m.ffn), columns=ffn),

@@ -14,7 +14,7 @@ from fapool.phases import Role
 from fapool.runtime.check import TOLERANCE
 from fapool.runtime.reference import reference_logits
 from fapool.runtime.tokens import prompt
-from fapool.spec import FAPool, Model, RunSpec, Static, Workload
+from fapool.spec import FAPool, Helix, Model, RunSpec, Static, Workload
 from fapool.topology import lease_width, place
 from fapool.workload import Request
 from tests.runtime.crew import Crew
@@ -47,7 +47,7 @@ def check_equal(crew: Crew, spec: RunSpec, requests=MIXED) -> list[dict]:
     played = [p for p in crew.ask("play", spec=spec.to_json(), requests=requests) if p is not None]
     model, exact = spec.model, spec.model.dtype in ("float64", "float32")
     speakers = [p for p in played if p["logits"]]
-    assert len(speakers) == (spec.plan.base if isinstance(spec.plan, FAPool) else spec.plan.tp)
+    assert len(speakers) == speaking(spec.plan)
     asked = [Request(id=i, context=c, output=o) for i, (c, o) in enumerate(requests)]
     for speaker in speakers:
         sequences = [
@@ -70,6 +70,13 @@ def check_equal(crew: Crew, spec: RunSpec, requests=MIXED) -> list[dict]:
         assert speaker["tokens"] == speakers[0]["tokens"]
     check_memory(spec, asked, played)
     return played
+
+
+def speaking(plan) -> int:
+    """Ranks that hold a slice of the logits."""
+    if isinstance(plan, Static):
+        return plan.tp
+    return plan.base if isinstance(plan, FAPool) else plan.world
 
 
 def check_memory(spec: RunSpec, requests: list[Request], played: list[dict]) -> None:
@@ -101,6 +108,20 @@ def test_micro_batches_change_nothing_even_where_their_number_does_from_step_to_
 ):
     plan = Static(tp=tp, pp=pp, micro_batches=micro_batches)
     check_equal(crew, make_spec(plan, model=make_model(layers=4), batch=4))
+
+
+HELIXES = [(kvp, tp, kv) for kvp, tp in ((2, 1), (4, 1), (2, 2)) for kv in (MHA, GQA, MQA)]
+HELIXES += [(1, 1, GQA), (1, 4, GQA), (1, 2, MHA)]
+
+
+@pytest.mark.parametrize(("kvp", "tp", "kv_heads"), HELIXES)
+def test_helix_layouts_equal_one_device(crew, kvp, tp, kv_heads):
+    check_equal(crew, make_spec(Helix(kvp=kvp, tp=tp), model=make_model(kv_heads)))
+
+
+@pytest.mark.parametrize(("kvp", "kv_heads"), [(3, 6), (3, 2), (4, 3), (4, 6)])
+def test_heads_that_share_keys_unevenly_equal_one_device(crew, kvp, kv_heads):
+    check_equal(crew, make_spec(Helix(kvp=kvp), model=make_model(kv_heads, heads=12)))
 
 
 POOLS = [(base, pool, kv) for base, pool in ((1, 3), (2, 1), (2, 2)) for kv in (MHA, GQA, MQA)]

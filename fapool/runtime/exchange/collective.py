@@ -1,4 +1,4 @@
-"""Sums and gathers among the ranks that share a layer: no-ops where there is one."""
+"""Sums, gathers and exchanges among ranks that share a layer or its keys; no-ops for one."""
 
 from __future__ import annotations
 
@@ -7,17 +7,27 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fapool.phases import Phase
+from fapool.runtime.exchange.process_group import Posted
 from fapool.runtime.span import Span
 
 
 class Collective:
-    """The collectives of one group of ranks; counts them so that their spans can be joined."""
+    """The collectives of one group of ranks; counts them so that their spans can be joined.
 
-    def __init__(self, group: dist.ProcessGroup | None, peers: tuple[int, ...], span: Span) -> None:
+    `name` tells the channels of two collectives among the same ranks apart.
+    """
+
+    def __init__(
+        self,
+        group: dist.ProcessGroup | None,
+        peers: tuple[int, ...],
+        span: Span,
+        name: str = "",
+    ) -> None:
         assert group is not None or len(peers) == 1
         self._group, self._peers, self._span = group, peers, span
         self._by_host = group is not None and dist.get_backend(group) == "gloo"
-        self._channel = "+".join(map(str, peers))
+        self._channel = "+".join(map(str, peers)) + name
         self._count = 0
 
     @property
@@ -28,7 +38,7 @@ class Collective:
     def sum(self, x: Tensor, *, layer: int = -1) -> Tensor:
         """The sum of every rank's `x`, in place."""
         if self.size > 1:
-            with self._labelled(Phase.ALL_REDUCE, x, layer):
+            with self._span(**self._labels(Phase.ALL_REDUCE, x.nbytes, layer)):
                 if not (self._by_host and x.is_cuda):
                     dist.all_reduce(x, group=self._group)
                 else:
@@ -41,18 +51,42 @@ class Collective:
         """Every rank's `x` (equal shapes), stacked in order of rank: [size, *x.shape]."""
         if self.size == 1:
             return x[None]
-        with self._labelled(Phase.GATHER_TOKENS, x, -1):
+        with self._span(**self._labels(Phase.GATHER_TOKENS, x.nbytes)):
             own = x.cpu() if self._by_host else x
             found = [torch.empty_like(own) for _ in self._peers]
             dist.all_gather(found, own, group=self._group)
             return torch.stack(found).to(x.device)
 
-    def _labelled(self, phase: Phase, x: Tensor, layer: int):
+    def all_to_all(self, x: Tensor, *, layer: int = -1) -> Tensor:
+        """Piece i of `x` [size, ...] goes to the i-th rank; piece i of the result is from there."""
+        if self.size == 1:
+            return x
+        with self._span(**self._labels(Phase.ALL_TO_ALL, _leaving(x), layer)):
+            own = x.cpu() if self._by_host else x
+            found = torch.empty_like(own)
+            dist.all_to_all_single(found, own, group=self._group)
+            return found.to(x.device)
+
+    def post_all_to_all(self, x: Tensor, *, layer: int = -1) -> Posted:
+        """`all_to_all` under way beside what is computed next; takes two ranks at least."""
+        own = x.cpu() if self._by_host else x
+        with self._span(Phase.POST, layer=layer):
+            found = torch.empty_like(own)
+            work = dist.all_to_all_single(found, own, group=self._group, async_op=True)
+        labels = self._labels(Phase.ALL_TO_ALL, _leaving(x), layer)
+        return Posted(work, found, labels, self._span, x.device)
+
+    def _labels(self, phase: Phase, num_bytes: int, layer: int = -1) -> dict:
         self._count += 1
-        return self._span(
-            phase,
-            layer=layer,
-            channel=self._channel,
-            sequence=self._count - 1,
-            num_bytes=x.nbytes,
-        )
+        return {
+            "phase": phase,
+            "layer": layer,
+            "channel": self._channel,
+            "sequence": self._count - 1,
+            "num_bytes": num_bytes,
+        }
+
+
+def _leaving(x: Tensor) -> int:
+    """Bytes of an exchange that leave the rank: its own piece stays."""
+    return x.nbytes - x[0].nbytes

@@ -8,6 +8,7 @@ from fapool.phases import Role
 from fapool.runtime.plans.base import Plan
 from fapool.runtime.plans.fapool_base import FAPoolBase
 from fapool.runtime.plans.fapool_pool import FAPoolPool
+from fapool.runtime.plans.helix import HelixPlan
 from fapool.runtime.plans.static import StaticPlan
 from fapool.runtime.seat import Seat
 from fapool.spec import RunSpec
@@ -15,6 +16,7 @@ from fapool.workload import Request
 
 PLANS = {
     ("static", Role.BASE): StaticPlan,
+    ("helix", Role.BASE): HelixPlan,
     ("fapool", Role.BASE): FAPoolBase,
     ("fapool", Role.POOL): FAPoolPool,
 }
