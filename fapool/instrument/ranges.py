@@ -25,10 +25,22 @@ COLORS = {
     Category.IDLE: "white",
 }
 
-Labels = tuple[str, int, int, str, int, int]
-"""phase, layer, micro-batch, channel, sequence, bytes: atoms, so garbage collection skips them."""
+Labels = tuple[str, int, int, str | tuple[str, ...], int, int | tuple[int, ...]]
+"""phase, layer, micro-batch, channel, sequence, bytes: atoms, so garbage collection skips them.
+
+Of a span that serves several exchanges at once, channel and bytes hold one value for each.
+"""
 
 CATEGORY = {phase.value: phase.category for phase in Phase}
+
+
+def apart(labels: Labels) -> list[Labels]:
+    """The labels of each exchange that a span served; of one that served none, its own."""
+    phase, layer, micro_batch, channel, sequence, num_bytes = labels
+    if not isinstance(channel, tuple):
+        return [labels]
+    pairs = zip(channel, num_bytes, strict=True)
+    return [(phase, layer, micro_batch, name, sequence, size) for name, size in pairs]
 
 
 class NvtxRanges:
@@ -48,7 +60,7 @@ class NvtxRanges:
     def push(self, labels: Labels) -> None:
         """Open a range; `pop` closes the innermost."""
         phase, layer = labels[0], labels[1]
-        payload = layer if layer >= 0 else labels[5]
+        payload = layer if layer >= 0 or type(labels[5]) is tuple else labels[5]
         attributes = self._attributes.get((phase, payload))
         if attributes is None:
             attributes = self._build(phase, payload)
@@ -84,6 +96,8 @@ def torch_range(labels: Labels) -> AbstractContextManager[Any]:
         values["layer"] = layer
     if micro_batch >= 0:
         values["micro_batch"] = micro_batch
+    if isinstance(channel, tuple):
+        channel, num_bytes = ",".join(channel), sum(num_bytes)
     if channel:
         values |= {"channel": channel, "sequence": sequence, "bytes": num_bytes}
     return _fast_range(phase, (), values)

@@ -10,14 +10,21 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from fapool.instrument.kept import Kept
+from fapool.instrument.kept import Kept, OpenStep
 from fapool.instrument.ranges import nvtx_ranges
-from fapool.instrument.spans import Clock, DeviceSpan, EventPool, GraphSpans, HostSpan, NoSpan
+from fapool.instrument.spans import (
+    Clock,
+    DeviceSpan,
+    EventPool,
+    GraphSpans,
+    HostSpan,
+    NoSpan,
+    numbered,
+)
 from fapool.instrument.totals import PRIORITY, StepTotals, partition
 from fapool.phases import Category, Phase, Role
 
@@ -33,29 +40,12 @@ def no_span(phase: Phase, **labels: Any) -> NoSpan:
     return NO_SPAN
 
 
-@dataclass(frozen=True, slots=True)
-class OpenStep:
-    """A step whose end the device may not have reached; times are read when it has."""
-
-    head: tuple  # of the columns of `STEPS`: those before the times,
-    tail: tuple  # and those after them
-    host_spans: list
-    device_spans: list
-    graph_spans: tuple
-    end: torch.cuda.Event | int
-
-    @property
-    def method(self) -> str:
-        """How its spans are timed."""
-        return self.tail[-1]
-
-
 class Recorder:
     """Records the spans and steps of one rank; for one thread.
 
     Host activities (management, synchronization) are timed by `clock`; the others by it as well on
-    CPU, and by pairs of events on the current stream on CUDA. Of a graph only every
-    `sample_every`-th step's replay has events in it; the replays between have no spans.
+    CPU, and by pairs of events on the current stream on CUDA. Graphs have events in them only on
+    every `sample_every`-th decode step, the same on all ranks; the steps between have no spans.
     `unix_offset_ns` is added to `clock` to give Unix time on rank 0's clock. Settable at any time:
     `enabled` (False: spans cost and record nothing) and `profiling` (True: spans also appear in
     the trace that torch.profiler takes).
@@ -90,8 +80,7 @@ class Recorder:
         self._border: torch.cuda.Event | None = None  # where the step to be read next began,
         self._start = 0  # and when, by the host's clock
         self._repeat: int | None = None
-        self._closed = 0  # steps of this repeat
-        self._sampled_step: int | None = None
+        self._decoded = 0  # decode steps closed in this repeat
         self._kept = Kept()
 
     @property
@@ -105,13 +94,14 @@ class Recorder:
         *,
         layer: int = -1,
         micro_batch: int = -1,
-        channel: str = "",
+        channel: str | tuple[str, ...] = "",
         sequence: int = -1,
-        num_bytes: int = 0,
+        num_bytes: int | tuple[int, ...] = 0,
     ) -> HostSpan | DeviceSpan | NoSpan:
         """A context manager that records what runs inside it as one span.
 
-        The labels are those of `fapool.phases.EVENTS`; -1 and "" say that there is none.
+        The labels are those of `fapool.phases.EVENTS`; -1 and "" say that there is none. Several
+        channels with their bytes: what runs inside serves as many exchanges, and is kept for each.
         """
         if not self.enabled and self._capture is None:
             return NO_SPAN
@@ -131,7 +121,7 @@ class Recorder:
         """
         self._give_back(self.device_spans)
         self.host_spans, self.device_spans = [], []
-        self._repeat, self._closed, self._sampled_step = repeat, 0, None
+        self._repeat, self._decoded = repeat, 0
         self._start = self.clock()
         if self.events is not None:
             if self._border is not None:
@@ -158,7 +148,7 @@ class Recorder:
         )
         self.host_spans, self.device_spans, self.graph_spans = [], [], ()
         self._how = ""
-        self._closed += 1
+        self._decoded += kind == "decode"
         return closed
 
     def read_step(self, closed: OpenStep) -> StepTotals:
@@ -169,7 +159,8 @@ class Recorder:
         start, end, spans = self._start, closed.end, closed.host_spans
         if self.events is not None:
             end.synchronize()
-            spans = spans + self._times(closed.device_spans) + self._times(closed.graph_spans)
+            replayed = numbered(closed.graph_spans, closed.head[2])
+            spans = spans + self._times(closed.device_spans) + self._times(replayed)
             self._give_back(closed.device_spans)
             border, end = end, start + round(self._border.elapsed_time(end) * 1e6)
             self.events.give(self._border)
@@ -198,25 +189,26 @@ class Recorder:
     @property
     def samples_now(self) -> bool:
         """Whether graphs that are replayed in the open step are the ones with events in them."""
-        if not self.enabled:
-            return False
-        last = self._sampled_step
-        if last is None or self._closed - last >= self.sample_every:
-            self._sampled_step = self._closed
-        return self._sampled_step == self._closed
+        return self.enabled and self._decoded % self.sample_every == 0
 
     def replayed(self, spans: Sequence[tuple] | None) -> None:
-        """A graph was replayed in the open step: with these spans in it, or with none at all."""
-        self._how = GRAPH_EVENTS if spans is not None else NO_SPANS
+        """A graph was replayed in the open step: with these spans in it, or with none at all.
+
+        One without any makes it a step without spans.
+        """
+        bare = spans is None or self._how == NO_SPANS
+        self._how = NO_SPANS if bare else GRAPH_EVENTS
         self.graph_spans = (*self.graph_spans, *(spans or ()))
 
     @contextmanager
     def capturing(self, spans: list | None) -> Iterator[None]:
         """Meanwhile a graph is captured: device spans become events in it and go to `spans`."""
         self._capture = GraphSpans(spans) if spans is not None else None
-        with self.paused():
-            yield
-        self._capture = None
+        try:
+            with self.paused():
+                yield
+        finally:
+            self._capture = None
 
     @contextmanager
     def paused(self) -> Iterator[None]:

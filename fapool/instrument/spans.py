@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -144,6 +144,25 @@ class GraphSpan:
 
     def __exit__(self, *_: object) -> None:
         self._of.close(self._labels, self._start)
+
+
+PER_STEP = 1 << 20
+"""More exchanges than one graph holds on a channel."""
+
+
+def numbered(spans: Sequence[tuple], step: int) -> list[tuple]:
+    """A graph's spans as of one replay: its exchanges get numbers that no other step has.
+
+    In the graph they bear those of its capture, alike on all ranks and in every replay.
+    """
+    found = []
+    for labels, first, last in spans:
+        phase, layer, micro_batch, channel, sequence, num_bytes = labels
+        if sequence >= 0:
+            own = step * PER_STEP + sequence % PER_STEP
+            labels = (phase, layer, micro_batch, channel, own, num_bytes)
+        found.append((labels, first, last))
+    return found
 
 
 class EventPool:

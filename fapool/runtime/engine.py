@@ -99,7 +99,8 @@ class Engine:
         """
         played, underway = Played(), deque()
         steps = schedule.steps(requests, batch=spec.workload.batch, chunk=spec.prefill_chunk)
-        ahead = ahead if self._on_gpu else 0
+        # A sampled step is read before the next one's replay records the same events anew.
+        ahead = min(ahead, self._recorder.sample_every - 1) if self._on_gpu else 0
         with uncollected():
             self._control.barrier()
             self._recorder.begin(repeat)

@@ -5,7 +5,8 @@ is named in `kept`. Every rank of a plan captures under the same keys in the sam
 messages inside a body meet their counterparts in the warm-up and in every replay.
 
 Of each body there are two graphs: one plain, one with an event at the borders of its spans, which
-is replayed on the steps that the recorder samples. Each event costs about 4 us on an H200.
+is replayed on the steps that the recorder samples. Each event costs about 4 us on an H200. A step
+in which something is captured is not sampled: its length says nothing of others.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ class Graphs:
         """What `body` returns: after a replay, the same tensors with new contents."""
         if not self.enabled:
             return body()
-        if key not in self._plain:
+        new = key not in self._plain
+        if new:
             self._capture(key, body, kept)
-        if self._recorder.samples_now:
+        if self._recorder.samples_now and not new:
             graph, result, spans = self._sampled[key]
             graph.replay()
             self._recorder.replayed(spans)

@@ -80,3 +80,35 @@ def test_a_window_sees_kernels(tmp_path):
     trace = orjson.loads(gzip.decompress(window.close().read_bytes()))
     kinds = {event.get("cat") for event in trace["traceEvents"]}
     assert {"kernel", "cpu_op", "user_annotation"} <= kinds
+
+
+def test_spans_of_a_replay_lie_inside_their_step_and_fill_it():
+    found, spans, graph = recorder(), [], torch.cuda.CUDAGraph()
+    x = torch.randn(2048, 2048, device="cuda")
+
+    def body() -> None:
+        with found.span(Phase.SEND_QUERY, layer=0, channel="0>1", sequence=5, num_bytes=1):
+            torch.cuda._sleep(SLEEP_CYCLES // 10)
+        for layer in range(3):
+            with found.span(Phase.FFN, layer=layer):
+                torch.cuda._sleep(SLEEP_CYCLES // 10)
+                x @ x
+
+    body()
+    torch.cuda.synchronize()
+    with found.capturing(spans), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        body()
+    found.begin(0)
+    for step in range(3):
+        graph.replay()
+        found.replayed(spans)
+        totals = found.end_step(step=step, **LABELS)
+        busy = totals.category_ns[Category.COMPUTE] + totals.category_ns[Category.COMMUNICATION]
+        assert 0.9 * totals.wall_ns < busy <= totals.wall_ns
+    events, steps = found.columns()
+    assert set(steps["method"]) == {"graph events"}
+    assert len(events["step"]) == 3 * 4
+    assert len({s for s in events["sequence"] if s >= 0}) == 3
+    for step, start, end in zip(events["step"], events["start_ns"], events["end_ns"], strict=True):
+        row = steps["step"].index(step)
+        assert steps["start_ns"][row] <= start <= end <= steps["end_ns"][row]

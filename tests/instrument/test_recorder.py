@@ -8,6 +8,7 @@ import torch
 
 from fapool.instrument import ranges
 from fapool.instrument.recorder import Recorder, no_span
+from fapool.instrument.spans import numbered
 from fapool.phases import EVENTS, STEPS, Category, Phase, Role
 
 CPU = torch.device("cpu")
@@ -214,3 +215,107 @@ def test_the_label_stream_is_never_used(monkeypatch):
         "sequence": 3,
         "bytes": 4,
     }
+
+
+def test_steps_may_be_closed_before_the_ones_ahead_are_read(recorder, clock):
+    recorder.begin(0)
+    closed = []
+    for step, length in enumerate((10, 20, 30)):
+        with recorder.span(Phase.FFN, layer=step):
+            clock.go(length)
+        closed.append(recorder.close_step(step=step, **LABELS))
+    clock.go(500)
+    spans = [recorder.read_step(step).category_ns[Category.COMPUTE] for step in closed]
+    assert spans == [10, 20, 30]
+    assert recorder.read_until_ns == 1_000 + 60 + 5_000_000
+    events, steps = recorder.columns()
+    assert events["layer"] == events["step"] == [0, 1, 2]
+    assert steps["start_ns"] == [5_001_000, 5_001_010, 5_001_030]
+
+
+def test_a_step_whose_graph_has_no_events_has_no_spans_and_says_so(recorder, clock):
+    recorder.begin(0)
+    for spans in ([], None, []):
+        with recorder.span(Phase.PLAN_STEP):
+            clock.go(5)
+        recorder.replayed(spans)
+        totals = recorder.end_step(step=recorder._decoded, **LABELS)
+        assert totals.known == (spans is not None)
+        assert totals.category_ns[Category.MANAGEMENT] == (5 if totals.known else 0)
+    events, steps = recorder.columns()
+    assert steps["method"] == ["graph events", "none", "graph events"]
+    assert events["step"] == [0, 2]
+
+
+def test_one_graph_without_events_makes_it_a_step_without_spans(recorder):
+    recorder.begin(0)
+    for replays in ([None, []], [[], None]):
+        for spans in replays:
+            recorder.replayed(spans)
+        assert recorder.close_step(step=0, **LABELS).method == "none"
+    assert recorder.close_step(step=1, **LABELS).method == "host clock"
+
+
+@pytest.mark.parametrize("asks", [lambda step: True, lambda step: step > 3], ids=["base", "pool"])
+def test_ranks_sample_the_same_decode_steps_whichever_of_them_they_replay(clock, asks):
+    recorder = Recorder(rank=0, role=Role.BASE, device=CPU, clock=clock, sample_every=3)
+    kinds = ["prefill", *["decode"] * 4, "prefill", *["decode"] * 5]
+    for repeat in range(2):
+        recorder.begin(repeat)
+        sampled = []
+        for step, kind in enumerate(kinds):
+            if kind == "decode" and asks(step) and recorder.samples_now:
+                assert recorder.samples_now  # however often it is asked
+                sampled.append(step)
+            recorder.end_step(step=step, **(LABELS | {"kind": kind}))
+        assert sampled == [step for step in (1, 4, 8) if asks(step)]
+
+
+def test_nothing_is_sampled_where_no_spans_are_wanted():
+    recorder = Recorder(rank=0, role=Role.BASE, device=CPU, enabled=False, sample_every=1)
+    recorder.begin(0)
+    assert not recorder.samples_now
+
+
+def test_a_span_that_serves_several_exchanges_is_kept_for_each(recorder, clock):
+    recorder.begin(0)
+    several = {"channel": ("3>0", "3>1"), "sequence": 9, "num_bytes": (64, 32)}
+    with recorder.span(Phase.SEND_PARTIALS, layer=2, **several):
+        clock.go(20)
+    totals = recorder.end_step(step=0, **LABELS)
+    assert totals.category_ns[Category.COMMUNICATION] == 20
+    events, _ = recorder.columns()
+    assert events["channel"] == ["3>0", "3>1"]
+    assert events["bytes"] == [64, 32]
+    assert events["sequence"] == [9, 9]
+    assert events["start_ns"][0] == events["start_ns"][1]
+    assert pa.table(events, schema=EVENTS).num_rows == 2
+
+
+def test_profilers_see_a_span_of_several_exchanges_once(recorder, monkeypatch):
+    seen, domain = {}, FakeDomain()
+    monkeypatch.setattr(ranges, "_fast_range", lambda name, inputs, values: seen.update(values))
+    labels = ("send_kv", -1, -1, ("0>1", "0>2"), 3, (4, 6))
+    ranges.torch_range(labels)
+    assert (seen["channel"], seen["bytes"]) == ("0>1,0>2", 10)
+    ranges.NvtxRanges(domain).push(labels)
+    assert domain.calls == ["send_kv"]
+
+
+def test_a_capture_that_fails_leaves_spans_as_they_were(recorder, clock):
+    recorder.begin(0)
+    with pytest.raises(ZeroDivisionError), recorder.capturing([]):
+        raise ZeroDivisionError
+    with recorder.span(Phase.FFN):
+        clock.go(7)
+    assert recorder.end_step(step=0, **LABELS).category_ns[Category.COMPUTE] == 7
+
+
+def test_exchanges_of_a_graph_have_numbers_of_their_own_in_every_step():
+    graph = [(("send_query", layer, -1, "0>1", 40 + layer, 8), 0, 0) for layer in range(3)]
+    graph.append((("ffn", 0, -1, "", -1, 0), 0, 0))
+    replays = [numbered(graph, step) for step in (1, 2, 3)]
+    found = [labels[4] for spans in replays for labels, _, _ in spans]
+    assert found[:4] == [(1 << 20) + 40, (1 << 20) + 41, (1 << 20) + 42, -1]
+    assert len(set(found)) == 3 * 3 + 1
+    assert [labels[:4] for labels, _, _ in replays[2]] == [labels[:4] for labels, _, _ in graph]
