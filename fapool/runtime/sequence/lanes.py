@@ -12,20 +12,24 @@ class Lanes:
     """Runs launches on a stream beside the current one and on the current one, in turn.
 
     The last waves of a kernel leave SMs idle; the next kernel, on the other stream, fills them.
-    Without a GPU everything runs in order.
     """
 
     def __init__(self) -> None:
         self._beside: torch.cuda.Stream | None = None
 
     def run(
-        self, launches: Sequence[Callable[[], Sequence[Tensor]]], ready: torch.cuda.Event | None
+        self,
+        launches: Sequence[Callable[[], Sequence[Tensor]]],
+        ready: torch.cuda.Event | None,
+        *,
+        beside: bool,
     ) -> None:
         """Launch all, the ones beside not before `ready`; the current stream waits for them.
 
+        With `beside` false, or without a GPU (`ready` None), all run one after the other.
         Each launch returns the tensors it allocated that the current stream goes on to use.
         """
-        if ready is None:
+        if ready is None or not beside:
             for launch in launches:
                 launch()
             return

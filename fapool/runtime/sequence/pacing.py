@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fapool.runtime.sequence.zigzag import Zigzag
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
@@ -20,6 +22,7 @@ class Pace:
     link_bytes_per_s: float = 350e9
     memory_bytes_per_s: float = 3e12
     call_s: float = 20e-6  # launch, and the waves that a kernel begins and ends half empty
+    beside_s: float = 5e-3  # longer kernels lose more by sharing the L2 than by half-empty waves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,17 +58,23 @@ class Message:
     merged_bytes: int  # that a call with this message adds to the merge, however many it takes
 
 
-def cut(messages: list[Message], own_flops: int, pace: Pace) -> list[tuple[int, ...]]:
+def own_s(shards: Zigzag, rank: int, widths: Widths, pace: Pace) -> float:
+    """How long the call over the rank's own keys takes."""
+    return widths.flops(shards.owned(rank) ** 2 // 2) / pace.flops_per_s
+
+
+def cut(messages: list[Message], own: float, pace: Pace) -> list[tuple[int, ...]]:
     """The sources of each call, in order of arrival; done soonest of all such cuts.
 
-    Sides follow each other: all messages of one, then all of the other.
+    The rank is busy with its own keys for `own` seconds. Sides follow each other: all messages of
+    one, then all of the other.
     """
     arrived, now = [], 0.0
     for message in messages:
         now += message.num_bytes / pace.link_bytes_per_s
         arrived.append(now)
     # done[m]: when the first m messages can be done with at best, and where the last call begins
-    done = [(own_flops / pace.flops_per_s, 0)]
+    done = [(own, 0)]
     for stop in range(1, len(messages) + 1):
         last = messages[stop - 1]
         starts = [at for at in range(stop) if messages[at].side == last.side]

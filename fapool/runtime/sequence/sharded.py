@@ -16,7 +16,7 @@ from fapool.runtime.partial import Partial, lse_dtype
 from fapool.runtime.sequence import calls
 from fapool.runtime.sequence.base import Carrier
 from fapool.runtime.sequence.mail import of_answers, of_queries
-from fapool.runtime.sequence.pacing import Message, Pace, Widths, cut
+from fapool.runtime.sequence.pacing import Message, Pace, Widths, cut, own_s
 from fapool.runtime.sequence.zigzag import Zigzag
 
 
@@ -85,8 +85,7 @@ class ShardedKeys:
 @lru_cache(maxsize=1024)
 def planned(shards: Zigzag, rank: int, widths: Widths, pace: Pace) -> list[tuple[int, ...]]:
     """The sources of each call over what the others ask."""
-    own_flops = widths.flops(shards.owned(rank) ** 2 // 2)
-    return cut(questions(shards, rank, widths), own_flops, pace)
+    return cut(questions(shards, rank, widths), own_s(shards, rank, widths, pace), pace)
 
 
 def questions(shards: Zigzag, rank: int, widths: Widths) -> list[Message]:

@@ -15,7 +15,7 @@ from fapool.runtime.sequence import calls
 from fapool.runtime.sequence.base import Carrier
 from fapool.runtime.sequence.lanes import Lanes
 from fapool.runtime.sequence.mail import of_keys
-from fapool.runtime.sequence.pacing import Message, Pace, Widths, cut
+from fapool.runtime.sequence.pacing import Message, Pace, Widths, cut, own_s
 from fapool.runtime.sequence.zigzag import Zigzag
 
 
@@ -39,7 +39,9 @@ class SharedKeys:
         total = calls.own(self._backend, q, k, v)
         carrier.begin(mail, (k, v))
         carrier.post(ready, (k, v), mail.targets)
-        groups = planned(shards, self._rank, Widths.of(q, k), self._pace)
+        widths = Widths.of(q, k)
+        groups = planned(shards, self._rank, widths, self._pace)
+        short = own_s(shards, self._rank, widths, self._pace) < self._pace.beside_s
         parts: list[Partial] = []
 
         def attend(sources: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -50,7 +52,9 @@ class SharedKeys:
             parts.append(part)
             return part.out, part.lse
 
-        self._lanes.run([lambda group=group: attend(group) for group in groups], ready)
+        self._lanes.run(
+            [lambda group=group: attend(group) for group in groups], ready, beside=short
+        )
         carrier.finish()
         calls.merge(total, len(shards.early(self._rank)), parts)
         return total.out
@@ -59,8 +63,7 @@ class SharedKeys:
 @lru_cache(maxsize=1024)
 def planned(shards: Zigzag, rank: int, widths: Widths, pace: Pace) -> list[tuple[int, ...]]:
     """The sources of each call over what the others send."""
-    own_flops = widths.flops(shards.owned(rank) ** 2 // 2)
-    return cut(messages(shards, rank, widths), own_flops, pace)
+    return cut(messages(shards, rank, widths), own_s(shards, rank, widths, pace), pace)
 
 
 def messages(shards: Zigzag, rank: int, widths: Widths) -> list[Message]:

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from fapool.runtime.attention import BACKENDS
+from fapool.runtime.sequence.carriers import carrier as best_carrier
 from fapool.runtime.sequence.messages import Messages
 from fapool.runtime.sequence.pacing import Pace
 from fapool.runtime.sequence.sharded import ShardedKeys
@@ -38,7 +39,7 @@ class Case:
     kv_heads: int = 2
     dim: int = 16
     scheme: str = "shared"
-    carrier: str = "messages"
+    carrier: str = "best"  # or "messages"
     backend: str = "cpu"
     dtype: str = "float32"
     slow: bool = False  # paced as if messages were slow: every message a call of its own
@@ -103,7 +104,9 @@ def make(case: Case, rank: int, group, shards: Zigzag, device: torch.device, pac
             torch.empty(shape, dtype=dtype, device=device)
             for shape, dtype in zip(shapes, dtypes, strict=True)
         ]
-        return Symmetric(group, max_rows=rows, like=like)
+        found = best_carrier(group, max_rows=rows, like=like)
+        assert type(found) is (Symmetric if device.type == "cuda" else Messages)
+        return found
 
     kernel, keys, heads = BACKENDS[case.backend], (0, case.kv_heads, case.dim), case.heads
     if case.scheme == "shared":

@@ -19,9 +19,9 @@ PACES = {
 WIDTHS = Widths(query_items=32 * 128, key_items=8 * 128, item_bytes=2)
 
 
-def end_s(groups: list[list[Message]], own_flops: int, pace: Pace) -> float:
+def end_s(groups: list[list[Message]], own: float, pace: Pace) -> float:
     """When a rank is done that attends these groups of messages one after the other."""
-    clock, now = 0.0, own_flops / pace.flops_per_s
+    clock, now = 0.0, own
     for group in groups:
         clock += sum(message.num_bytes for message in group) / pace.link_bytes_per_s
         now = max(now, clock) + sum(message.flops for message in group) / pace.flops_per_s
@@ -48,14 +48,14 @@ def test_no_other_cut_would_end_sooner(of_kind, tokens, link):
     pace = Pace(link_bytes_per_s=link)
     for ranks in (2, 4, 8):
         shards = Zigzag(num_tokens=tokens, num_ranks=ranks)
-        own_flops = 2 * shards.owned(0) ** 2 * 32 * 128
+        own = 2 * shards.owned(0) ** 2 * 32 * 128 / pace.flops_per_s
         for rank in range(ranks):
             coming = of_kind(shards, rank, WIDTHS)
             by_source = {message.source: message for message in coming}
-            chosen = [[by_source[s] for s in call] for call in cut(coming, own_flops, pace)]
+            chosen = [[by_source[s] for s in call] for call in cut(coming, own, pace)]
             assert list(chain(*chosen)) == coming
-            best = min(end_s(other, own_flops, pace) for other in all_cuts(coming))
-            assert end_s(chosen, own_flops, pace) == pytest.approx(best)
+            best = min(end_s(other, own, pace) for other in all_cuts(coming))
+            assert end_s(chosen, own, pace) == pytest.approx(best)
 
 
 def test_a_fast_link_leaves_one_call_on_each_side_of_the_rank():

@@ -34,14 +34,14 @@ ON_GPUS = [
         seed=tokens,
     )
     for backend in ("cudnn", "aten")
-    for carrier in ("symmetric", "messages")
+    for carrier in ("best", "messages")
     for scheme in ("shared", "sharded")
     for tokens, kv_heads in [(2048, 8), (1501, 2), (301, 1)]
 ]
 
 
 def relative_error(case: Case, outputs: list[list[torch.Tensor]]) -> float:
-    """Worst of all rounds, over every token of every rank."""
+    """Of the worst token of all rounds: late rows are small beside early ones."""
     shards = Zigzag(num_tokens=case.tokens, num_ranks=case.ranks)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     worst = 0.0
@@ -51,7 +51,8 @@ def relative_error(case: Case, outputs: list[list[torch.Tensor]]) -> float:
         found = torch.full_like(expected, torch.nan)
         for rank in range(case.ranks):
             found[shards.positions(rank)] = outputs[rank][time].double()
-        worst = max(worst, float((found - expected).norm() / expected.norm()))
+        off, size = (x.flatten(1).norm(dim=1) for x in (found - expected, expected))
+        worst = max(worst, float((off / size).max()))
         assert found.isfinite().all()
     return worst
 
