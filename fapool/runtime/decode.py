@@ -57,7 +57,8 @@ class Decode:
             frames = [self._frame(number, len(piece)) for number, piece in enumerate(pieces)]
             for frame, piece in zip(frames, pieces, strict=True):
                 frame.fill(piece, self._deal_of)
-        key = (*(frame.size for frame in frames), *shape)
+        # A micro-batch has graphs of its own: their results outlive the next one's replay.
+        key = (self._seat.span.micro_batch, *(frame.size for frame in frames), *shape)
         return self._graphs.run(key, lambda: body(frames, *shape), self._kept)
 
     def size(self, rows: int) -> int:

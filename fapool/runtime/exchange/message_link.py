@@ -17,9 +17,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fapool.phases import Role
+from fapool.instrument.recorder import no_span
+from fapool.phases import Phase, Role
 from fapool.runtime.exchange.link import Append, Route, route
+from fapool.runtime.exchange.link_spans import LinkSpans
 from fapool.runtime.partial import Partial, lse_dtype, merge
+from fapool.runtime.span import Span
 from fapool.spec import RunSpec
 
 
@@ -71,8 +74,12 @@ class Mail:
 class MessageBaseLink:
     """See `BaseLink`."""
 
-    def __init__(self, at: Route, group: dist.ProcessGroup, rows: int, like: Tensor) -> None:
-        self._at, self._limit, self._rows = at, rows, rows
+    transport = "messages"
+
+    def __init__(
+        self, at: Route, group: dist.ProcessGroup, rows: int, like: Tensor, spans: LinkSpans
+    ) -> None:
+        self._at, self._limit, self._rows, self._spans = at, rows, rows, spans
         self._ranks = [end.rank for end in at.ends]
         self._width = (len(at.heads) + 2 * len(at.kv_heads)) * at.head_dim
         self._part = part_width(len(at.heads), at.head_dim, like.dtype)
@@ -90,26 +97,42 @@ class MessageBaseLink:
             return
         size = self._rows * self._width
         assert q.numel() + k.numel() + v.numel() == size
-        torch.cat([x.reshape(-1) for x in (q, k, v)], out=self._out.buffers[0][:size])
-        self._out.send(self._ranks, [size] * len(self._ranks))
-        self._in.receive(self._ranks, [self._rows * self._part] * len(self._ranks))
+        sizes = [size] * len(self._ranks)
+        with self._spans.within(Phase.PACK, layer):
+            torch.cat([x.reshape(-1) for x in (q, k, v)], out=self._out.buffers[0][:size])
+        with self._spans.sends(Phase.SEND_QUERY, layer, sizes):
+            self._out.send(self._ranks, sizes)
+            self._in.receive(self._ranks, self._answers)
 
     def collect(self, layer: int, own: Partial | None) -> Tensor:
         """See `BaseLink.collect`."""
-        self._out.wait()  # taken, or nobody could answer
-        self._in.wait()
+        if self._ranks:
+            with self._spans.waits(Phase.WAIT_PARTIALS, layer, self._answers):
+                self._out.wait()  # taken, or nobody could answer
+                self._in.wait()
+            self._spans.next_layer()
         shape = self._rows, len(self._at.heads), self._at.head_dim
-        parts = [part_in(message, shape) for message in self._in.buffers]
-        merged = merge(parts + ([own] if own is not None else [])).out
-        # A lone part is a view of the buffer, which the next layer overwrites.
-        return merged.clone() if len(parts) == 1 and own is None else merged
+        with self._spans.within(Phase.MERGE, layer):
+            parts = [part_in(message, shape) for message in self._in.buffers]
+            merged = merge(parts + ([own] if own is not None else [])).out
+            # A lone part is a view of the buffer, which the next layer overwrites.
+            return merged.clone() if len(parts) == 1 and own is None else merged
+
+    @property
+    def _answers(self) -> list[int]:
+        """Elements of each partner's partial."""
+        return [self._rows * self._part] * len(self._ranks)
 
 
 class MessagePoolLink:
     """See `PoolLink`."""
 
-    def __init__(self, at: Route, group: dist.ProcessGroup, rows: int, like: Tensor) -> None:
-        self._at, self._limit, self._rows, self._dtype = at, rows, rows, like.dtype
+    transport = "messages"
+
+    def __init__(
+        self, at: Route, group: dist.ProcessGroup, rows: int, like: Tensor, spans: LinkSpans
+    ) -> None:
+        self._at, self._limit, self._rows, self._spans = at, rows, rows, spans
         self._ranks = [end.rank for end in at.ends]
         dim = at.head_dim
         self._widths = [(len(end.heads) + 2 * len(end.kv_heads)) * dim for end in at.ends]
@@ -124,9 +147,12 @@ class MessagePoolLink:
 
     def queries(self, layer: int, append: Append | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """See `PoolLink.queries`."""
-        self._in.receive(self._ranks, [self._rows * width for width in self._widths])
-        self._in.wait()
-        q, k, v = self._unpacked()
+        sizes = [self._rows * width for width in self._widths]
+        with self._spans.waits(Phase.WAIT_QUERY, layer, sizes):
+            self._in.receive(self._ranks, sizes)
+            self._in.wait()
+        with self._spans.within(Phase.PACK, layer):
+            q, k, v = self._unpacked()
         if append is not None:
             k_pages, v_pages, slots = append
             store(k_pages, slots, k)
@@ -136,13 +162,16 @@ class MessagePoolLink:
     def answer(self, layer: int, part: Partial) -> None:
         """See `PoolLink.answer`."""
         sizes = [self._rows * size for size in self._parts]
-        for end, message in zip(self._at.ends, self._out.buffers, strict=True):
-            mine = slice(end.heads.start, end.heads.stop)
-            place = part_in(message, (self._rows, len(end.heads), self._at.head_dim))
-            place.out.copy_(part.out[:, mine])
-            place.lse.copy_(part.lse[:, mine])
-        self._out.send(self._ranks, sizes)
-        self._out.wait()  # not long: every base posts its receives as it asks
+        with self._spans.within(Phase.PACK, layer):
+            for end, message in zip(self._at.ends, self._out.buffers, strict=True):
+                mine = slice(end.heads.start, end.heads.stop)
+                place = part_in(message, (self._rows, len(end.heads), self._at.head_dim))
+                place.out.copy_(part.out[:, mine])
+                place.lse.copy_(part.lse[:, mine])
+        with self._spans.sends(Phase.SEND_PARTIALS, layer, sizes):
+            self._out.send(self._ranks, sizes)
+            self._out.wait()  # not long: every base posts its receives as it asks
+        self._spans.next_layer()
 
     def _unpacked(self) -> tuple[Tensor, Tensor, Tensor]:
         rows, dim, pieces = self._rows, self._at.head_dim, []
@@ -151,6 +180,8 @@ class MessagePoolLink:
             sizes = [rows * count * dim for count in counts]
             parts = message[: sum(sizes)].split(sizes)
             pieces.append([x.view(rows, n, dim) for x, n in zip(parts, counts, strict=True)])
+        if len(pieces) == 1:
+            return tuple(pieces[0])
         q, k, v = (torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True))
         return q, k, v
 
@@ -193,8 +224,15 @@ def open_links(
     device: torch.device,
     group: dist.ProcessGroup,
     channels: int = 1,
+    span: Span = no_span,
+    name: str = ":link",
 ) -> tuple[MessageBaseLink | MessagePoolLink, ...]:
-    """A link per half-batch in flight; every rank of the plan opens as many, for as many rows."""
+    """A link per half-batch in flight; every rank of the plan opens as many, for as many rows.
+
+    `name` follows the ranks in the channels of its spans: no two links of a run share one.
+    """
     at, like = route(spec, rank), torch.empty(0, dtype=dtype, device=device)
     kind = MessageBaseLink if at.role is Role.BASE else MessagePoolLink
-    return tuple(kind(at, group, rows, like) for _ in range(channels))
+    names = [f"{name}{number or ''}" for number in range(channels)]
+    spans = [LinkSpans(span, at, name, dtype.itemsize) for name in names]
+    return tuple(kind(at, group, rows, like, own) for own in spans)
