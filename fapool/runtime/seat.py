@@ -137,8 +137,8 @@ def _links(
         "dtype": getattr(torch, spec.model.dtype),
     }
     return tuple(
-        open_links(spec, place.rank, **shape, device=device, group=group)[0]
-        for group in (groups.world, groups.tokens)
+        open_links(spec, place.rank, **shape, device=device, group=group, span=span, name=name)[0]
+        for name, group in ((":link", groups.world), (":link1", groups.tokens))
     )
 
 
