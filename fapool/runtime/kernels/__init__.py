@@ -1,0 +1,1 @@
+"""The project's own GPU kernels, in Triton; every importer guards against a missing triton."""
