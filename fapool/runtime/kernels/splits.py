@@ -22,7 +22,7 @@ PROLOGUE = 4.0
 The programs beside it on its multiprocessor hide their part."""
 
 SPREAD = 0.1
-"""How much longer than the mean a program may take: some have the slower way to memory."""
+"""How much longer than the mean program the slowest takes, of the mean program's time."""
 
 
 @dataclass(frozen=True, kw_only=True)
