@@ -128,7 +128,15 @@ def _collectives(all_of_us, rank: int) -> dict[str, Any]:
     own = torch.tensor([[rank, 1.0]], dtype=torch.float64)
     gathered = all_of_us.gather(own)
     summed = all_of_us.sum(own)
-    return {"gathered": gathered, "summed": summed, "in_place": summed is own}
+    pieces = 10 * rank + torch.arange(4, dtype=torch.bfloat16)[:, None]
+    exchanged = all_of_us.all_to_all(pieces, layer=1)
+    posted = all_of_us.post_all_to_all(-pieces, layer=2).wait()
+    return {
+        "gathered": gathered,
+        "summed": summed,
+        "in_place": summed is own,
+        "exchanged": [exchanged, posted],
+    }
 
 
 JOBS = {job.__name__: job for job in (play, run, talk)}

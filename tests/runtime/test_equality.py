@@ -144,13 +144,66 @@ def test_leases_narrower_than_the_pool_equal_one_device(crew, pool, lease_ranks)
     check_equal(crew, spec)
 
 
-@pytest.mark.parametrize("plan", [Static(tp=2, pp=2), fapool(1, 3), fapool(2, 2)], ids=str)
+JOINT = [(1, pool, kv) for pool in (1, 2, 3) for kv in (MHA, MQA)]
+JOINT += [(2, 1, GQA), (2, 1, MQA), (2, 2, MHA), (2, 2, GQA), (2, 2, MQA)]
+
+
+@pytest.mark.parametrize(("base", "pool", "kv_heads"), JOINT)
+def test_a_base_that_attends_beside_its_pool_equals_one_device(crew, base, pool, kv_heads):
+    plan = fapool(base, pool, base_attends=True)
+    check_equal(crew, make_spec(plan, model=make_model(kv_heads)))
+
+
+@pytest.mark.parametrize(("pool", "lease_ranks"), [(2, 1), (3, 1), (3, 2)])
+def test_a_base_that_attends_beside_narrow_leases_equals_one_device(crew, pool, lease_ranks):
+    plan = fapool(1, pool, lease_ranks=lease_ranks, base_attends=True)
+    check_equal(crew, make_spec(plan, model=make_model(GQA)))
+
+
+@pytest.mark.parametrize("base", [1, 2])
+def test_a_base_that_attends_lends_in_the_middle_of_decoding_and_keeps_its_share(crew, base):
+    """Alone, a request of n tokens: all at home, then dealt to base and pool within a block."""
+    spec = make_spec(fapool(base, 2, base_attends=True), batch=1)
+    played = check_equal(crew, spec, ((9, 24),))
+    assert played[0]["leased_at"] == {0: THRESHOLD}
+    keepers = {place(spec, rank).keeper: came for rank, came in enumerate(played)}
+    steps = zip(*(came["steps"]["kv_tokens"] for came in keepers.values()), strict=True)
+    lengths = [8, 9, *range(10, 33)]  # a prompt in chunks of 8, then token by token
+    for length, held in zip(lengths, steps, strict=True):
+        assert sum(held) == length
+        if length > THRESHOLD:
+            assert max(held) - min(held) <= BLOCK
+        else:
+            assert held[0] == length
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Static(tp=2, pp=2),
+        Helix(kvp=2, tp=2),
+        fapool(1, 3),
+        fapool(2, 2),
+        fapool(1, 2, base_attends=True),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_other_dtypes_stay_within_their_tolerance(crew, plan, dtype):
     check_equal(crew, make_spec(plan, model=make_model(GQA, dtype=dtype)))
 
 
-@pytest.mark.parametrize("plan", [Static(tp=1, pp=2), fapool(1, 3), fapool(2, 2)], ids=str)
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Static(tp=1, pp=2),
+        Helix(kvp=2),
+        fapool(1, 3),
+        fapool(2, 2),
+        fapool(1, 2, base_attends=True),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("batch", [1, 64])
 def test_one_slot_and_more_slots_than_requests_equal_one_device(crew, plan, batch):
     check_equal(crew, make_spec(plan, batch=batch))
@@ -163,13 +216,16 @@ def test_a_lease_with_fewer_blocks_than_columns_leaves_some_of_them_empty(crew, 
     assert all(came["kv_bytes"] for came in played[1:])
 
 
+@pytest.mark.parametrize("plan", [fapool(1, 3), Helix(kvp=3)], ids=str)
 @pytest.mark.parametrize("block", [1, 3, 12])
-def test_blocks_of_any_size_equal_one_device(crew, block):
-    check_equal(crew, make_spec(fapool(1, 3), block=block, prefill_chunk=12))
+def test_blocks_of_any_size_equal_one_device(crew, plan, block):
+    model = make_model(3, heads=6)
+    check_equal(crew, make_spec(plan, model=model, block=block, prefill_chunk=12))
 
 
-def test_a_whole_prompt_in_one_chunk_equals_one_device(crew):
-    check_equal(crew, make_spec(fapool(2, 2), prefill_chunk=200, batch=8))
+@pytest.mark.parametrize("plan", [fapool(2, 2), Helix(kvp=4)], ids=str)
+def test_a_whole_prompt_in_one_chunk_equals_one_device(crew, plan):
+    check_equal(crew, make_spec(plan, prefill_chunk=200, batch=8))
 
 
 def test_a_thread_of_tokens_longer_than_the_threshold_is_leased_once_it_has_too_many_keys(crew):

@@ -10,7 +10,7 @@ from fapool.analysis.breakdown import PARTS, breakdown
 from fapool.analysis.load import load
 from fapool.forecast.memory import footprint
 from fapool.phases import Category, Owner
-from fapool.spec import Capture, FAPool, Model, RunSpec, Static, TraceWorkload, Workload
+from fapool.spec import Capture, FAPool, Helix, Model, RunSpec, Static, TraceWorkload, Workload
 from fapool.store import Run, RunFolder, Store
 from tests.runtime.crew import Crew
 
@@ -24,6 +24,7 @@ PLANS = [
     Static(tp=4),
     Static(tp=2, pp=2),
     Static(tp=1, pp=4),
+    Helix(kvp=2, tp=2),
     FAPool(base=1, pool=3, threshold=12),
     FAPool(base=2, pool=2, threshold=12),
 ]

@@ -49,6 +49,15 @@ def test_every_rank_gets_the_sum_in_place_and_everybodys_part_in_order(told):
         assert found["in_place"]
 
 
+def test_piece_i_of_an_exchange_goes_to_the_rank_i(told):
+    for rank, came in enumerate(told):
+        now, later = came["collectives"]["exchanged"]
+        assert now.tolist() == [[10.0 * sender + rank] for sender in range(4)]
+        assert later.tolist() == [[-10.0 * sender - rank] for sender in range(4)]
+        found = [span for span in came["spans"] if span["phase"] == "all_to_all"]
+        assert [(span["layer"], span["num_bytes"]) for span in found] == [(1, 6), (2, 6)]
+
+
 def test_collectives_of_a_group_are_numbered_alike_on_all_its_ranks(told):
     numbers = [
         [
@@ -58,4 +67,5 @@ def test_collectives_of_a_group_are_numbered_alike_on_all_its_ranks(told):
         ]
         for came in told
     ]
-    assert numbers == [[("gather_tokens", "0+1+2+3", 0), ("all_reduce", "0+1+2+3", 1)]] * 4
+    phases = ("gather_tokens", "all_reduce", "all_to_all", "all_to_all")
+    assert numbers == [[(phase, "0+1+2+3", i) for i, phase in enumerate(phases)]] * 4
