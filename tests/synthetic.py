@@ -49,14 +49,14 @@ def small_spec(**changes: Any) -> RunSpec:
 class Simulation:
     """Ranks with a clock each; spans move their rank's clock, waits move it to the message."""
 
-    def __init__(self, spec: RunSpec, slow: float) -> None:
-        self.spec, self.slow = spec, slow
+    def __init__(self, spec: RunSpec, slow: float, sample_every: int = 1) -> None:
+        self.spec, self.slow, self.sample_every = spec, slow, sample_every
         self.places = [place(spec, rank) for rank in range(spec.plan.world)]
         self.pools = any(at.role is Role.POOL for at in self.places)
         self.clock = [EPOCH_NS + 3 * rank * US for rank in range(spec.plan.world)]
         self.sequence: defaultdict[str, int] = defaultdict(int)
         self.rows: dict[str, Rows] = {table: [] for table in TABLES}
-        self.repeat = self.step = 0
+        self.repeat = self.step = self.decoded = 0
         self.layer = -1
 
     def took_ns(self, phase: Phase, rank: int) -> int:
@@ -112,21 +112,30 @@ class Simulation:
 
     def run_step(self, step: schedule.Step) -> None:
         self.step, starts = step.index, list(self.clock)
+        sampled, seen = True, len(self.rows["events"])
+        if step.kind == "decode":
+            sampled = self.decoded % self.sample_every == 0
+            self.decoded += 1
         leased = len(step.segments) if self.pools else 0
         for at in self.places:
             self.span(at.rank, Phase.PLAN_STEP)
         self.forward()
         for at in self.places:
             self.clock[at.rank] += 10 * US  # nothing runs
+            if sampled and self.sample_every > 1:
+                self.clock[at.rank] += 90 * US  # what recording takes
             row = {"repeat": self.repeat, "rank": at.rank, "step": step.index}
             row |= {"role": str(at.role), "kind": step.kind, "start_ns": starts[at.rank]}
             row |= {"end_ns": self.clock[at.rank], "requests": len(step.segments)}
-            row |= {"tokens": step.tokens, "leased": leased, "method": "host clock"}
+            row |= {"tokens": step.tokens, "leased": leased}
+            row |= {"method": "host clock" if sampled else "none"}
             kv_tokens = (
                 sum(s.end for s in step.segments) if (at.role is Role.POOL) == bool(leased) else 0
             )
             self.rows["steps"].append(row | {"kv_tokens": kv_tokens})
             self.note_memory(at.rank, at.role, kv_tokens)
+        if not sampled:
+            del self.rows["events"][seen:]
 
     def note_memory(self, rank: int, role: Role, kv_tokens: int) -> None:
         held = {Owner.WEIGHTS: 400_000 * (role is Role.BASE), Owner.KV: 300_000}
@@ -140,7 +149,7 @@ class Simulation:
         requests = requests_of(self.spec)
         work = self.spec.workload
         for repeat in range(self.spec.repeats):
-            self.repeat = repeat
+            self.repeat, self.decoded = repeat, 0
             first: dict[int, int] = {}
             admitted: dict[int, int] = {}
             for step in schedule.steps(requests, batch=work.batch, chunk=self.spec.prefill_chunk):
@@ -158,11 +167,19 @@ class Simulation:
 
 
 def write_run(
-    profiles: Path, spec: RunSpec | None = None, *, slow: float = 1.0, passed: bool = True
+    profiles: Path,
+    spec: RunSpec | None = None,
+    *,
+    slow: float = 1.0,
+    passed: bool = True,
+    sample_every: int = 1,
 ) -> Run:
-    """A finished run under `profiles`; `slow` stretches computation, `passed` is its check."""
+    """A finished run under `profiles`; `slow` stretches computation, `passed` is its check.
+
+    Of decode steps every `sample_every`-th has spans; each takes 90 us longer for it.
+    """
     spec = spec or small_spec()
-    simulation = Simulation(spec, slow)
+    simulation = Simulation(spec, slow, sample_every)
     simulation.run()
     folder = Store(profiles).create(spec)
     folder.write_json("environment.json", {"device": "simulated", "backends": ["reference"]})

@@ -121,6 +121,8 @@ def _headline(read: Study) -> str:
     ]
     state = "" if read.run.status.state == "finished" else f" ({read.run.status.state})"
     words = f"{html.escape(read.run.name)}{state} · {html.escape(workload_words(read.run.spec))}"
+    if read.sampling:
+        words += f" · {html.escape(read.sampling.words)}"
     row = '<div style="display:flex;flex-wrap:wrap;gap:2px 18px;line-height:1.5">{}</div>'
     return f'<div style="line-height:1.5"><b>{words}</b></div>' + row.format("".join(chips))
 

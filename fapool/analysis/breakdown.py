@@ -4,7 +4,7 @@ By priority, on one rank: compute where a computation runs; communication where 
 and no computation; synchronization where a wait has begun and its transfer has not, or in a
 barrier; management where the host plans and nothing else runs; idle where nothing was recorded.
 At the live level a span's time is what its recorder declared, the host's or the device's, as
-`steps.method` says.
+`steps.method` says. Where only some steps had spans, only they are parted.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pandas as pd
 from fapool.analysis import exchanges, intervals
 from fapool.analysis.intervals import Times
 from fapool.analysis.load import STEP_KEYS, Tables
+from fapool.analysis.sampled import recorded
 from fapool.phases import Category
 
 ORDER = tuple(Category)
@@ -28,17 +29,20 @@ _LANE = ["repeat", "rank"]  # one rank in one repeat: the unit that has a clock 
 class Breakdown:
     """The partition of a run.
 
-    `steps`: one row per (repeat, rank, step) with role, kind, leased, wall_ns, the five `PARTS`
-    and hidden_ns. `shares`: the same time by (repeat, rank, step, category, phase, layer) as
-    `ns`, idle left out; the waiting part of a wait keeps its phase and counts as
-    synchronization. Of concurrent spans of one category the earlier one is given the time.
+    `steps`: one row per (repeat, rank, step) with role, kind, leased, wall_ns, the five `PARTS`,
+    hidden_ns and weight: the wall time of all steps of its rank and kind over that of those that
+    are here, 1 unless steps were sampled. `shares`: the same time by (repeat, rank, step,
+    category, phase, layer) as `ns`, idle left out; the waiting part of a wait keeps its phase and
+    counts as synchronization. Of concurrent spans of one category the earlier one is given the
+    time.
 
     hidden_ns: time in which an exchange was in flight (from the sender's post, or a collective's
     last arrival, to the end of the wait) while this rank computed. An upper bound: a transfer
     may be over long before its wait ends.
 
     `unmatched` of `exchanges` lacked a participant's record or had one too many; a wait whose
-    sender is unknown counts as communication whole.
+    sender is unknown counts as communication whole. Where steps were sampled, so does one for a
+    message out of the step before (tokens between pipeline stages).
     """
 
     steps: pd.DataFrame
@@ -54,25 +58,36 @@ class Breakdown:
 
 
 def breakdown(tables: Tables) -> Breakdown:
-    """The partition of every step of every rank, in integer nanoseconds."""
+    """The partition of every step of every rank that had spans, in integer nanoseconds."""
     met = exchanges.match(tables.events)
     spans = declared(tables.events, met.arrival_ns)
     rows_of = spans.groupby(_LANE).indices
     windows_of = met.windows.groupby(_LANE).indices
     windows = met.windows[["start_ns", "end_ns"]].to_numpy(np.int64)
+    kept = pd.Series(recorded(tables.steps), tables.steps.index)
     parts, shares = [], []
     for lane, steps in tables.steps.groupby(_LANE):
         own = spans.iloc[rows_of.get(lane, [])]
         in_flight = intervals.union(windows[windows_of.get(lane, [])])
         parted, shared = _part(own, steps, in_flight)
-        parts.append(parted)
-        shares.append(shared)
+        here = kept[steps.index].to_numpy()
+        parts.append(parted[here])
+        shares.append(shared[here[shared["bin"]]])
     return Breakdown(
-        steps=pd.concat(parts, ignore_index=True),
+        steps=_weighted(pd.concat(parts, ignore_index=True), tables.steps),
         shares=_named(pd.concat(shares), tables.events),
         exchanges=met.total,
         unmatched=met.unmatched,
     )
+
+
+def _weighted(parted: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
+    """With `weight`: what the steps of a rank and kind stand for, over what they are."""
+    keys = ["rank", "kind"]
+    walls = (steps["end_ns"] - steps["start_ns"]).groupby([steps[key] for key in keys]).sum()
+    own = parted.groupby(keys)["wall_ns"].transform("sum")
+    whole = parted[keys].join(walls.rename("whole"), on=keys)["whole"]
+    return parted.assign(weight=(whole / own.where(own > 0)).fillna(1.0))
 
 
 def declared(events: pd.DataFrame, arrival_ns: Times) -> pd.DataFrame:
@@ -113,7 +128,7 @@ def _part(
     shared = pd.concat(shares)
     for key in STEP_KEYS:
         shared[key] = steps[key].to_numpy()[shared["bin"]]
-    return found, shared[[*STEP_KEYS, "code", "event", "ns"]]
+    return found, shared[[*STEP_KEYS, "bin", "code", "event", "ns"]]
 
 
 def _pieces(spans: pd.DataFrame, borders: Times) -> pd.DataFrame:

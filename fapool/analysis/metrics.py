@@ -47,12 +47,16 @@ DEFINITIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "GPU·ms",
             "mean TPOT x GPUs charged while rank 0 runs a decode step, mean over that time",
         ),
-        "utilisation_base": ("%", "computation / wall time, over base ranks and all steps"),
-        "utilisation_pool": ("%", "computation / wall time, over pool ranks and all steps"),
+        "utilisation_base": (
+            "%",
+            "computation / wall time, over base ranks and all steps; where steps were sampled, "
+            "these stand for all of their kind",
+        ),
+        "utilisation_pool": ("%", "the same over pool ranks"),
         "overlap_efficiency": (
             "%",
             "hidden / (hidden + exposed) communication, over all ranks; hidden is an upper bound: "
-            "computation while an exchange was in flight",
+            "computation while an exchange was in flight; of sampled steps as for utilisation",
         ),
     }
 )
@@ -106,7 +110,9 @@ def metrics(tables: Tables, parted: Breakdown) -> dict[str, float | None]:
     requests, repeats, steps = per_request(tables), per_repeat(tables), parted.steps
     for name in ("ttft", "tpot"):
         found |= _spread(name, requests[f"{name}_ms"].dropna().to_numpy())
-    decode_ns = steps.loc[(steps["kind"] == "decode") & (steps["rank"] == 0), "wall_ns"]
+    every = tables.steps
+    decode = every[(every["kind"] == "decode") & (every["rank"] == 0)]
+    decode_ns = decode["end_ns"] - decode["start_ns"]
     elapsed = repeats["elapsed_s"].sum()
     tokens = repeats["input_tokens"].sum() + repeats["output_tokens"].sum()
     charged = charge(tables)
@@ -122,10 +128,14 @@ def metrics(tables: Tables, parted: Breakdown) -> dict[str, float | None]:
     }
     for role in Role:
         own = steps[steps["role"] == role]
-        found[f"utilisation_{role}"] = _percent(own["compute_ns"].sum(), own["wall_ns"].sum())
-    hidden, exposed = steps["hidden_ns"].sum(), steps[f"{Category.COMMUNICATION}_ns"].sum()
+        found[f"utilisation_{role}"] = _percent(_sum(own, "compute_ns"), _sum(own, "wall_ns"))
+    hidden, exposed = _sum(steps, "hidden_ns"), _sum(steps, f"{Category.COMMUNICATION}_ns")
     found["overlap_efficiency"] = _percent(hidden, hidden + exposed)
     return {name: found[name] for name in DEFINITIONS}
+
+
+def _sum(steps: pd.DataFrame, part: str) -> float:
+    return float((steps[part] * steps["weight"]).sum())
 
 
 def _spread(name: str, values: np.ndarray) -> dict[str, float | None]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fapool.analysis.breakdown import Breakdown, breakdown
 from fapool.analysis.load import Tables, load
 from fapool.analysis.metrics import metrics
+from fapool.analysis.sampled import Sampling, sampling
 from fapool.errors import StoreError
 from fapool.store import Run
 
@@ -20,6 +21,7 @@ class Study:
     tables: Tables
     parted: Breakdown
     metrics: dict[str, float | None]
+    sampling: Sampling | None
 
 
 def study(run: Run, label: str = "") -> Study:
@@ -36,6 +38,7 @@ def study(run: Run, label: str = "") -> Study:
         tables=tables,
         parted=parted,
         metrics=metrics(tables, parted),
+        sampling=sampling(tables.steps),
     )
 
 

@@ -1,6 +1,7 @@
 """A breakdown told shorter: means per step by rank, phase or layer, and rows that add up in print.
 
-Means are over the steps of one kind and all repeats; `None` takes steps of every kind.
+Means are over the steps of one kind and all repeats; `None` takes steps of every kind. Where steps
+were sampled, over those.
 """
 
 from __future__ import annotations

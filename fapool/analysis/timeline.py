@@ -8,6 +8,7 @@ import pandas as pd
 from fapool.analysis import exchanges
 from fapool.analysis.breakdown import ORDER, declared
 from fapool.analysis.load import Tables
+from fapool.analysis.sampled import recorded
 from fapool.errors import StoreError
 
 
@@ -16,13 +17,13 @@ def one_step(tables: Tables, *, step: int | None = None, repeat: int = 0) -> pd.
 
     Waits are split at their arrival. Microseconds since the first rank began the step; spans are
     cut at their rank's borders. `step` None takes the decode step (without any, the step) whose
-    wall time on the lowest rank is nearest to the median.
+    wall time on the lowest rank is nearest to the median, of those that had spans.
 
     Raises:
         StoreError: the run has no such step.
     """
     steps = tables.steps[tables.steps["repeat"] == repeat]
-    step = _typical(steps) if step is None else step
+    step = _typical(steps[recorded(steps)]) if step is None else step
     chosen = steps[steps["step"] == step].set_index("rank")
     if chosen.empty:
         raise StoreError(f"{tables.name} has no step {step} in repeat {repeat}")

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from fapool.analysis import compare, measured, memory, metrics, summary, timeline
 from fapool.analysis.breakdown import PARTS
+from fapool.analysis.sampled import WITHOUT
 from fapool.analysis.study import Study, studies
 from fapool.errors import StoreError
 from fapool.figures import bars, comparison
@@ -119,11 +120,18 @@ def _run(study: Study) -> dict[str, Any]:
         "spec": run.spec.to_yaml(),
         "environment": _lines(run.environment),
         "breakdowns": _breakdowns(study),
-        "methods": ", ".join(sorted(study.tables.steps["method"].unique())),
+        "methods": ", ".join(_methods(study)),
+        "sampling": study.sampling.words if study.sampling else "",
         "exchanges": study.parted.exchanges,
         "unmatched": study.parted.unmatched,
         "figures": [Markup(svg(figure)) for figure in figures],
     }
+
+
+def _methods(study: Study) -> list[str]:
+    """How spans were timed; `WITHOUT` alone where there are none."""
+    found = sorted(study.tables.steps["method"].unique())
+    return [method for method in found if method != WITHOUT] or found
 
 
 def _breakdowns(study: Study) -> list[tuple[str, list[dict[str, Any]]]]:

@@ -30,6 +30,7 @@ def tables(spans, borders, ranks=(0, 1)):
         pd.DataFrame(
             {"repeat": 0, "rank": rank, "step": range(len(edges) - 1), "role": "base"}
             | {"kind": "decode", "leased": 0, "start_ns": edges[:-1], "end_ns": edges[1:]}
+            | {"method": "host clock"}
         )
         for rank in ranks
     )

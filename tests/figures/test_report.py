@@ -138,6 +138,15 @@ def test_a_run_without_warm_up_says_so(tmp_path, warmup, sentence):
     assert sentence in write_report([run], tmp_path / "r.html").read_text()
 
 
+def test_a_run_of_sampled_steps_says_which_share_and_what_sampling_took(tmp_path, source):
+    page = write_report([write_run(tmp_path, sample_every=2)], tmp_path / "r.html").read_text()
+    assert re.search(
+        r"1 in 2 decode steps sampled; sampled steps [\d.]+ ms, others [\d.]+ ms", page
+    )
+    assert "spans were timed by host clock." in page
+    assert "decode steps sampled" not in source
+
+
 def test_step_borders_are_told_to_be_each_ranks_own(source):
     assert "Step borders are each rank's own" in source
 

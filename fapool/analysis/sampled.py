@@ -1,0 +1,63 @@
+"""Which steps had spans, where only some had, and what the others took.
+
+Decode steps that come from CUDA graphs have spans once in so many; recording makes them longer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+WITHOUT = "none"
+"""`steps.method` of a step without spans."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Decode steps on rank 0, with spans (sampled) and without: how many, and their median ms."""
+
+    sampled: int
+    others: int
+    sampled_ms: float
+    others_ms: float
+
+    @property
+    def words(self) -> str:
+        """`1 in 16 decode steps sampled; sampled steps 0.610 ms, others 0.520 ms`."""
+        every = round((self.sampled + self.others) / self.sampled)
+        return (
+            f"1 in {every} decode steps sampled; sampled steps {self.sampled_ms:#.3g} ms, "
+            f"others {self.others_ms:#.3g} ms"
+        )
+
+
+def recorded(steps: pd.DataFrame) -> NDArray[np.bool_]:
+    """Rows of steps that had spans on every rank, bool [steps]; all rows where no step had any."""
+    without = steps["method"] == WITHOUT
+    if without.all():
+        return np.ones(len(steps), bool)
+    missing = without.groupby([steps["repeat"], steps["step"]]).transform("any")
+    return ~missing.to_numpy(bool)
+
+
+def sampling(steps: pd.DataFrame) -> Sampling | None:
+    """How decode steps were sampled; None where all of them had spans, or none."""
+    rows = steps[recorded(steps)]
+    own = [table[(table["rank"] == 0) & (table["kind"] == "decode")] for table in (rows, steps)]
+    sampled, both = own
+    others = both.drop(sampled.index)
+    if sampled.empty or others.empty:
+        return None
+    return Sampling(
+        sampled=len(sampled),
+        others=len(others),
+        sampled_ms=_median_ms(sampled),
+        others_ms=_median_ms(others),
+    )
+
+
+def _median_ms(steps: pd.DataFrame) -> float:
+    return float((steps["end_ns"] - steps["start_ns"]).median()) / 1e6
