@@ -19,6 +19,7 @@ class Sample(BaseModel):
     stage: str  # "loading", "checking", "warming up", "running", "writing", "finished"
     step: int  # steps done in the measured part, all repeats together
     steps: int  # steps that the measured part will take, all repeats together
+    elapsed_ns: int  # wall time of all those steps
     wall_ns: int  # wall time of those steps whose spans were recorded
     category_ns: dict[str, int]  # Category -> ns; the five sum to wall_ns
     tokens: int  # tokens generated

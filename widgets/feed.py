@@ -101,7 +101,7 @@ class Feed:
     @property
     def wall_s(self) -> float:
         """Wall time of the measured steps, of the rank that is furthest."""
-        return max((s.wall_ns for s in self._newest.values()), default=0) / 1e9
+        return max((s.elapsed_ns for s in self._newest.values()), default=0) / 1e9
 
     @property
     def leases(self) -> int:

@@ -37,7 +37,7 @@ class Live:
         self._period_ns = round(1e9 / hz)
         self._steps, self._capacity, self._how = steps, capacity_bytes, how
         self._stage, self._sequence, self._due = "loading", 0, 0
-        self._done = self._tokens = self._wall_ns = self._leases = 0
+        self._done = self._tokens = self._elapsed_ns = self._wall_ns = self._leases = 0
         self._category_ns = dict.fromkeys(Category, 0)
         self._recent: deque[int] = deque(maxlen=RECENT)
         self.memory: dict[str, int] = {}
@@ -51,6 +51,7 @@ class Live:
         """Count a measured step."""
         self._done += 1
         self._leases = leases
+        self._elapsed_ns += totals.wall_ns
         if totals.known:
             self._wall_ns += totals.wall_ns
             for category, spent in totals.category_ns.items():
@@ -73,6 +74,7 @@ class Live:
                 stage=self._stage,
                 step=self._done,
                 steps=self._steps,
+                elapsed_ns=self._elapsed_ns,
                 wall_ns=self._wall_ns,
                 category_ns={c.value: spent for c, spent in self._category_ns.items()},
                 tokens=self._tokens,

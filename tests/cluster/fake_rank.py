@@ -97,6 +97,7 @@ def sample(spec: RunSpec, rank: int, step: int) -> Sample:
         stage="running",
         step=step,
         steps=spec.workload.output,
+        elapsed_ns=0,
         wall_ns=0,
         category_ns=dict.fromkeys(Category, 0),
         tokens=step,

@@ -37,6 +37,7 @@ def sample(rank: int, step: int, *, role: str = "base", steps: int = 100, **chan
         "stage": "running",
         "step": step,
         "steps": steps,
+        "elapsed_ns": wall,
         "wall_ns": wall,
         "category_ns": category,
         "tokens": step,

@@ -12,7 +12,8 @@ def counters(sequence: int, compute_ms: int, idle_ms: int):
     spent = dict.fromkeys(Category, 0)
     spent |= {Category.COMPUTE: compute_ms * MS, Category.IDLE: idle_ms * MS}
     wall_ns = (compute_ms + idle_ms) * MS
-    return sample(0, 1, sequence=sequence, category_ns=spent, wall_ns=wall_ns)
+    times = {"wall_ns": wall_ns, "elapsed_ns": wall_ns}
+    return sample(0, 1, sequence=sequence, category_ns=spent, **times)
 
 
 def test_shares_are_a_difference_of_counters():
@@ -77,6 +78,17 @@ def test_a_frame_holds_every_rank_and_point():
     assert ranks[:, :5].sum(axis=1) == pytest.approx([1, 1])
     assert ranks[:, RANK_FIELDS.index("weights")].tolist() == [3_000_000, 0]
     assert frame[-3:] == pytest.approx([0.5, feed.tpot_ms, 2])
+
+
+def test_time_goes_on_in_steps_without_spans():
+    feed = Feed()
+    for sequence in range(3):
+        one = counters(1, 10, 0).model_copy(update={"elapsed_ns": 10 * sequence * MS})
+        feed.add({0: one.model_copy(update={"sequence": sequence})})
+    assert feed.wall_s == pytest.approx(0.020)
+    frame = np.frombuffer(feed.frame(), np.float32)
+    assert list(frame[:2]) == [1, 2]
+    assert frame[2 + list(RANK_FIELDS).index(Category.COMPUTE)] == 1
 
 
 def test_progress_is_that_of_the_rank_furthest_behind():
