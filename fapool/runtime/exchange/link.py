@@ -87,6 +87,8 @@ class Route:
     head_dim: int
     group_heads: int  # Hg
     group_kv_heads: int  # Kg
+    base_heads: int  # H, of every base rank
+    columns: int  # pool ranks that a base rank talks to
     heads: range  # of the head group: all of a pool rank, its own of a base rank
     kv_heads: range  # of the head group: all of a pool rank, those that a base rank sends
     sends: slice  # of a base rank's own KV heads, those that it sends
@@ -123,6 +125,8 @@ def route(spec: RunSpec, rank: int) -> Route:
         head_dim=model.head_dim,
         group_heads=len(pool.heads),
         group_kv_heads=len(pool.kv_heads),
+        base_heads=model.heads // spec.plan.base,
+        columns=len(place(spec, pool.partners[0]).partners) if pool.partners else 0,
         heads=heads,
         kv_heads=kv_heads,
         sends=slice(mine.start - held, mine.stop - held),

@@ -142,7 +142,8 @@ def main(rank: int, port: int) -> None:
 def start(module: str, ranks: int, *arguments: str, patience_s: float = 90) -> None:
     """Run `module` as `ranks` processes; fails with the output of those that failed."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     command = [sys.executable, "-m", module]
     started = [
         subprocess.Popen(

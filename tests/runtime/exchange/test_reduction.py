@@ -1,0 +1,80 @@
+"""Sums over ranks in one kernel: right, alike on every rank, in any sizes one after the other."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from tests.runtime.exchange.test_link import start
+
+PATIENCE = 1 << 23  # polls; seconds
+SHAPES = ((1, 4096), (3, 2), (16, 4096), (5, 1000), (64, 4096), (1, 4096))
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def parts(step: int, shape, dtype, world: int, device) -> list[torch.Tensor]:
+    """Every rank's vector, the same list on every rank."""
+    made = torch.Generator(device=device).manual_seed(step)
+    return [torch.randn(shape, generator=made, device=device).to(dtype) for _ in range(world)]
+
+
+def summed(vectors: list[torch.Tensor]) -> torch.Tensor:
+    total = torch.zeros_like(vectors[0], dtype=torch.float32)
+    for vector in vectors:
+        total += vector.float()
+    return total.to(vectors[0].dtype)
+
+
+def play_eager(small, rank: int, world: int, device) -> None:
+    for step in range(200):
+        shape, dtype = SHAPES[step % len(SHAPES)], DTYPES[step % len(DTYPES)]
+        vectors = parts(step, shape, dtype, world, device)
+        found = small.sum(vectors[rank])
+        assert found is vectors[rank]
+        if small.fits(found):
+            again = parts(step, shape, dtype, world, device)
+            assert torch.equal(found, summed(again))  # one order of sums: bit for bit
+
+
+def play_graph(small, rank: int, world: int, device) -> None:
+    shape, dtype, number = (2, 4096), torch.bfloat16, 7
+    inputs = [torch.empty(shape, dtype=dtype, device=device) for _ in range(number)]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        found = [small.sum(x.clone()) for x in inputs]
+    for step in range(100):
+        given = [parts(100 * step + i, shape, dtype, world, device) for i in range(number)]
+        for x, vectors in zip(inputs, given, strict=True):
+            x.copy_(vectors[rank])
+        graph.replay()
+        if step % 10 == 9:
+            for out, vectors in zip(found, given, strict=True):
+                assert torch.equal(out, summed(vectors))
+
+
+def main(rank: int, port: int, world: int) -> None:
+    from fapool.runtime.exchange.reduction import SmallSum
+
+    device = torch.device("cuda", rank)
+    torch.cuda.set_device(device)
+    store = dist.TCPStore("127.0.0.1", port, is_master=False)
+    dist.init_process_group("nccl", store=store, rank=rank, world_size=world, device_id=device)
+    small = SmallSum(dist.group.WORLD, device, patience=PATIENCE)
+    play_eager(small, rank, world, device)
+    play_graph(small, rank, world, device)
+    torch.cuda.synchronize()
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.gpu(2)
+def test_small_sums_are_right_and_alike_on_every_rank_eager_and_in_graphs():
+    world = min(torch.cuda.device_count(), 4)
+    start("tests.runtime.exchange.test_reduction", world, str(world))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
