@@ -74,7 +74,11 @@ def test_condas_python_is_one_that_the_project_supports():
     assert SpecifierSet(PROJECT["requires-python"]).contains(version)
 
 
-@pytest.mark.parametrize("name", sorted(DECLARED))
+# A CUDA build of torch pins the triton that it brings: a second pin could contradict it.
+PINNED_BY_TORCH = {"triton"}
+
+
+@pytest.mark.parametrize("name", sorted(set(DECLARED) - PINNED_BY_TORCH))
 def test_the_pin_of_a_dependency_satisfies_the_project(name):
     (pin,) = pins()[name].specifier
     assert DECLARED[name].specifier.contains(pin.version)

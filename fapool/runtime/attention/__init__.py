@@ -1,9 +1,9 @@
 """Backends of partial attention, by name, and the choice among them.
 
 `auto` takes, for prefill and decode each, the first of its order that fits the device: cuDNN's
-prefill is the fastest on Hopper and slower than flash-attn before it; in decode its plans are
-compiled for one length each, and lengths change with every step, so flash-attn's paged kernel
-comes first and torch's own FlashAttention-2 next.
+prefill is the fastest on Hopper and slower than flash-attn before it. In decode our own kernel
+comes first, flash-attn's paged one next and torch's own FlashAttention-2 after them: cuDNN's plans
+are compiled for one length each, and lengths change with every step.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from fapool.runtime.attention.cpu import Cpu
 from fapool.runtime.attention.cudnn import Cudnn
 from fapool.runtime.attention.flash_attn import FlashAttn
 from fapool.runtime.attention.reference import Reference
+from fapool.runtime.attention.triton import Triton
 
-BACKENDS: dict[str, Backend] = {
-    backend.name: backend for backend in (Reference(), Cpu(), Aten(), Cudnn(), FlashAttn())
-}
+ALL: tuple[Backend, ...] = (Reference(), Cpu(), Aten(), Cudnn(), FlashAttn(), Triton())
+BACKENDS = {backend.name: backend for backend in ALL}
 
 ORDER = {
     "prefill": ("cudnn", "flash_attn", "aten", "cpu", "reference"),
     "prefill before Hopper": ("flash_attn", "aten", "cudnn", "cpu", "reference"),
-    "decode": ("flash_attn", "aten", "cudnn", "cpu", "reference"),
+    "decode": ("triton", "flash_attn", "aten", "cudnn", "cpu", "reference"),
 }
 
 
@@ -40,21 +40,23 @@ class Backends:
 
 
 def choose(name: str, *, device: torch.device, dtype: torch.dtype, head_dim: int) -> Backends:
-    """The backend called `name` for everything, or the best for each phase if it is `auto`.
+    """The backend called `name` for all that it can do, or the best for each phase if `auto`.
 
     Raises:
         SpecError: the named backend cannot run here; says why.
     """
     where = {"device": device, "dtype": dtype, "head_dim": head_dim}
-    if name != "auto":
-        why = BACKENDS[name].unfit(**where)
-        if why:
-            raise SpecError("backend", name, f"{why}; choose auto")
-        return Backends(prefill=BACKENDS[name], decode=BACKENDS[name])
+    if name != "auto" and (why := BACKENDS[name].unfit(**where)):
+        raise SpecError("backend", name, f"{why}; choose auto")
     fit = [name for name, backend in BACKENDS.items() if not backend.unfit(**where)]
     hopper = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
-    prefill = ORDER["prefill" if hopper else "prefill before Hopper"]
-    return Backends(
-        prefill=BACKENDS[next(name for name in prefill if name in fit)],
-        decode=BACKENDS[next(name for name in ORDER["decode"] if name in fit)],
-    )
+    order = {
+        "prefill": ORDER["prefill" if hopper else "prefill before Hopper"],
+        "decode": ORDER["decode"],
+    }
+    if name != "auto":
+        order = {phase: (name, *others) for phase, others in order.items()}
+    if name == "triton":  # one query at a time is all that it is for
+        order["prefill"] = order["prefill"][1:]
+    best = {phase: next(n for n in names if n in fit) for phase, names in order.items()}
+    return Backends(prefill=BACKENDS[best["prefill"]], decode=BACKENDS[best["decode"]])

@@ -5,13 +5,14 @@ shapes:  B rows, H heads, K KV heads, D dim, I work items
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fapool.runtime.attention.aten import Aten
 from fapool.runtime.attention.base import Backend, over
 from fapool.runtime.attention.reference import Reference
-from fapool.runtime.kernels.splits import SplitPlan
+from fapool.runtime.kernels.splits import SplitPlan, packed_size
 from fapool.runtime.rows import FixedRows, KVView, Rows
 
 try:
@@ -85,6 +86,20 @@ class Triton:
             )
         return self._kernels[key]
 
+    def splitter(
+        self,
+        rows: int,
+        *,
+        num_heads: int,
+        kv_heads: int,
+        dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> Splitter:
+        """Work items for a frame of `rows` rows."""
+        shape = {"num_heads": num_heads, "kv_heads": kv_heads, "dim": dim}
+        return Splitter(decode(**shape, dtype=dtype, device=device), rows)
+
     def items(self, rows: Rows | FixedRows, kernel: Decode) -> SplitPlan:
         """The rows' own work items, or new ones on their device."""
         own = getattr(rows, "splits", None)
@@ -109,6 +124,22 @@ class Triton:
                 torch.empty((items, heads), dtype=torch.float32, device=device),
             )
         return self._scratch[key]
+
+
+class Splitter:
+    """See `fapool.runtime.frames.Splitter`."""
+
+    def __init__(self, kernel: Decode, rows: int) -> None:
+        self._kernel, self._items = kernel, kernel.capacity(rows)
+        self.size = packed_size(rows, self._items)
+
+    def cut(self, lengths: np.ndarray, numbers: np.ndarray) -> None:
+        """Write the items of rows with these lengths [B] to `numbers` [size]."""
+        numbers[:] = self._kernel.plan(lengths, capacity=self._items).packed
+
+    def items(self, numbers: Tensor) -> SplitPlan:
+        """The items in `numbers`, on their device."""
+        return SplitPlan(packed=numbers, num_items=self._items)
 
 
 def _other(q: Tensor) -> Backend:
