@@ -17,13 +17,15 @@ from pathlib import Path
 
 from fapool.cluster import Ranks
 from fapool.errors import FapoolError
-from fapool.spec import Capture, FAPool, RunSpec, Static, Workload
+from fapool.spec import Capture, FAPool, Helix, RunSpec, Static, Workload
 from fapool.store import Store
 
 PLANS = (
     Static(tp=4),
     Static(tp=2, pp=2),
     Static(pp=4),
+    Helix(kvp=4),
+    Helix(kvp=2, tp=2),
     FAPool(base=1, pool=3, threshold=2048),
     FAPool(base=2, pool=2, threshold=2048),
     FAPool(base=1, pool=3, threshold=2048, lease_ranks=2),

@@ -8,7 +8,7 @@ from typing import Any
 import ipywidgets
 
 from fapool.errors import FapoolError
-from fapool.spec import Capture, FAPool, Model, RunSpec, Workload
+from fapool.spec import Capture, FAPool, Helix, Model, RunSpec, Workload
 from fapool.topology import check_ranks
 from widgets.defaults import DEFAULTS, length_label
 from widgets.panel import Panel, build
@@ -141,6 +141,11 @@ _FIELDS = ("model", "backend", "repeats", "profile_steps")
 def describe(spec: RunSpec) -> str:
     """What will happen to the requests of a spec, in one sentence of HTML."""
     plan, work = spec.plan, spec.workload
+    if isinstance(plan, Helix):
+        keys = (
+            f"{plan.kvp} ranks share its keys by sequence" if plan.kvp > 1 else "no keys are shared"
+        )
+        return f"<b>{plan}</b>: {keys}; {plan.world} share each layer. Every request runs on all."
     if not isinstance(plan, FAPool):
         tp = f"{plan.tp} ranks share each layer" if plan.tp > 1 else "no layer is shared"
         pp = f"{plan.pp} stages of layers" if plan.pp > 1 else "one stage"

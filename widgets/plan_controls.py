@@ -1,23 +1,24 @@
-"""Controls of how the model is laid out: FA Pool or a static grid, within the ranks at hand."""
+"""Controls of how the model is laid out on the ranks at hand: FA Pool, a static grid or Helix."""
 
 from __future__ import annotations
 
 import ipywidgets
 
 from fapool.errors import SpecError
-from fapool.spec import FAPool, Model, Static, check_layout
+from fapool.spec import FAPool, Helix, Model, Static, check_layout
 from widgets.defaults import Defaults, length_steps
 from widgets.panel import build
 from widgets.workload_controls import SLIDER
 
-FAPOOL, STATIC = "FA Pool", "Static"
+FAPOOL, STATIC, HELIX = "FA Pool", "Static", "Helix"
+OWN = ("threshold", "pool", "base", "static", "helix")
 
 
 class PlanControls(ipywidgets.VBox):
-    """Threshold, pool and base of FA Pool, or one of the static grids that fit."""
+    """Threshold, pool and base of FA Pool, or one of the grids of the others that fit."""
 
     def __init__(self, defaults: Defaults, model: Model, ranks: int) -> None:
-        self.kind = build(ipywidgets.ToggleButtons, options=[FAPOOL, STATIC])
+        self.kind = build(ipywidgets.ToggleButtons, options=[FAPOOL, STATIC, HELIX])
         self.threshold = build(
             ipywidgets.SelectionSlider,
             description="threshold",
@@ -30,11 +31,11 @@ class PlanControls(ipywidgets.VBox):
         self.static = build(
             ipywidgets.Dropdown, description="layout", options=[("TP 1 × PP 1", (1, 1))]
         )
-        self.fields = {
-            "plan": self.kind,
-            **{name: getattr(self, name) for name in ("threshold", "pool", "base", "static")},
-        }
-        for name in ("threshold", "pool", "base", "static"):
+        self.helix = build(
+            ipywidgets.Dropdown, description="layout", options=[("KVP 1 × TP 1", (1, 1))]
+        )
+        self.fields = {"plan": self.kind, **{name: getattr(self, name) for name in OWN}}
+        for name in OWN:
             self.fields[name].style = SLIDER
             self.fields[name].layout.width = "98%"
         self.kind.observe(lambda _change: self._show(), "value")
@@ -42,23 +43,25 @@ class PlanControls(ipywidgets.VBox):
         super().__init__()
         self.fit(model, ranks)
         self.pool.value = self.pool.max
-        self.static.index = 0  # the widest
+        self.static.index = self.helix.index = 0  # the widest
         self._show()
 
-    def plan(self) -> FAPool | Static:
+    def plan(self) -> FAPool | Static | Helix:
         """What the controls say."""
         if self.kind.value == STATIC:
             tp, pp = self.static.value
             return Static(tp=tp, pp=pp)
+        if self.kind.value == HELIX:
+            kvp, tp = self.helix.value
+            return Helix(kvp=kvp, tp=tp)
         return FAPool(base=self.base.value, pool=self.pool.value, threshold=self.threshold.value)
 
     def fit(self, model: Model, ranks: int) -> None:
         """Offer only what `ranks` ranks and the model's sizes allow; keep what still fits."""
         self._ranks = ranks
-        grids = static_grids(model, ranks)
-        kept, spread = self.static.value, self.pool.value == self.pool.max
-        self.static.options = [(f"TP {tp} × PP {pp}", (tp, pp)) for tp, pp in grids]
-        self.static.value = kept if kept in grids else grids[0]
+        spread = self.pool.value == self.pool.max
+        _offer(self.static, "TP {} × PP {}", static_grids(model, ranks))
+        _offer(self.helix, "KVP {} × TP {}", helix_grids(model, ranks))
         bases = [tp for tp in range(1, ranks + 1) if _divides(model, FAPool(base=tp))]
         base = self.base.value if self.base.value in bases else bases[0]
         self.base.options, self.base.value = bases, base
@@ -75,9 +78,12 @@ class PlanControls(ipywidgets.VBox):
         self.pool.max = self._ranks - self.base.value
 
     def _show(self) -> None:
-        fapool = self.kind.value == FAPOOL
-        own = [self.threshold, self.pool, self.base] if fapool else [self.static]
-        self.children = [self.kind, *own]
+        own = {
+            FAPOOL: [self.threshold, self.pool, self.base],
+            STATIC: [self.static],
+            HELIX: [self.helix],
+        }
+        self.children = [self.kind, *own[self.kind.value]]
 
 
 def static_grids(model: Model, ranks: int) -> list[tuple[int, int]]:
@@ -91,7 +97,25 @@ def static_grids(model: Model, ranks: int) -> list[tuple[int, int]]:
     return sorted(grids, key=lambda grid: (-grid[0] * grid[1], -grid[0]))
 
 
-def _divides(model: Model, plan: FAPool | Static) -> bool:
+def helix_grids(model: Model, ranks: int) -> list[tuple[int, int]]:
+    """(kvp, tp) that divide the model and take at most `ranks` ranks; the widest KVP first."""
+    grids = [
+        (kvp, tp)
+        for kvp in range(1, ranks + 1)
+        for tp in range(1, ranks // kvp + 1)
+        if _divides(model, Helix(kvp=kvp, tp=tp))
+    ]
+    return sorted(grids, key=lambda grid: (-grid[0] * grid[1], -grid[0]))
+
+
+def _offer(field: ipywidgets.Dropdown, label: str, grids: list[tuple[int, int]]) -> None:
+    """Offer these grids; keep the one that is chosen where it still fits."""
+    kept = field.value
+    field.options = [(label.format(*grid), grid) for grid in grids]
+    field.value = kept if kept in grids else grids[0]
+
+
+def _divides(model: Model, plan: FAPool | Static | Helix) -> bool:
     try:
         check_layout(model, plan)
     except SpecError:

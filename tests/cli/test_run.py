@@ -173,8 +173,9 @@ def test_the_schema_names_every_field_of_a_spec():
     assert status == 0, err
     schema = json.loads(out)
     assert set(schema["properties"]) == set(json.loads(make_spec().to_json()))
-    plans = {schema["$defs"][name]["properties"]["kind"]["const"] for name in ("Static", "FAPool")}
-    assert plans == {"static", "fapool"}
+    names = ("Static", "FAPool", "Helix")
+    plans = {schema["$defs"][name]["properties"]["kind"]["const"] for name in names}
+    assert plans == {"static", "fapool", "helix"}
 
 
 def test_a_spec_written_as_yaml_is_the_spec_that_is_read(written):

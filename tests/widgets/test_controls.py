@@ -3,11 +3,11 @@
 import pytest
 
 from fapool.errors import SpecError, TraceFileError
-from fapool.spec import FAPool, Model, Static, TraceWorkload
+from fapool.spec import FAPool, Helix, Model, Static, TraceWorkload
 from fapool.workload import requests_of
 from widgets.controls import Controls
 from widgets.defaults import length_label, length_steps
-from widgets.plan_controls import static_grids
+from widgets.plan_controls import helix_grids, static_grids
 from widgets.progress import duration, time_left_s
 
 
@@ -34,8 +34,19 @@ def test_a_static_layout_is_chosen_among_those_that_fit(controls):
     assert all(tp * pp <= 4 for tp, pp in offered)
 
 
+def test_a_helix_layout_is_chosen_among_those_that_fit(controls):
+    controls.set(plan="Helix", helix=(2, 2))
+    assert controls.spec().plan == Helix(kvp=2, tp=2)
+    assert controls.plan.helix.options[0] == ("KVP 4 × TP 1", (4, 1))
+    assert (3, 1) not in {value for _, value in controls.plan.helix.options}
+    controls.fit(2, "cpu")
+    assert controls.spec().plan == Helix(kvp=2, tp=1)
+
+
 def test_grids_divide_the_model():
     mqa = Model.preset("tiny", kv_heads=1)
+    grids = {(8, 1), (4, 2), (2, 4), (1, 8), (4, 1), (2, 2), (1, 4), (2, 1), (1, 2), (1, 1)}
+    assert set(helix_grids(mqa, 8)) == grids
     assert (8, 1) in static_grids(mqa, 8)
     assert all(pp <= 2 for _, pp in static_grids(mqa, 8))
 
@@ -95,6 +106,10 @@ def test_a_threshold_below_one_block_is_said_at_once(controls, tmp_path):
         ({"context": 256, "threshold": 512}, "never touched"),
         ({"pool": 0}, "no pool"),
         ({"plan": "Static", "static": (2, 2)}, "2 stages"),
+        (
+            {"plan": "Helix", "helix": (4, 1)},
+            "4 ranks share its keys by sequence; 4 share each layer",
+        ),
     ],
 )
 def test_the_panel_says_what_will_happen(controls, changes, said):
