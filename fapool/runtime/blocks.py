@@ -30,12 +30,12 @@ class BlockPool:
                 self._gaps[index : index + 1] = [(start + number, stop)] * (start + number < stop)
                 return list(range(start, start + number))
         taken: list[int] = []
-        while len(taken) < number:
-            start, stop = self._gaps.pop(0)
+        for index, (start, stop) in enumerate(self._gaps):
             reach = min(stop, start + number - len(taken))
             taken += range(start, reach)
-            if reach < stop:
-                self._gaps.insert(0, (reach, stop))
+            if len(taken) == number:
+                self._gaps[: index + 1] = [(reach, stop)] * (reach < stop)
+                break
         return taken
 
     def free(self, blocks: Sequence[int]) -> None:

@@ -1,53 +1,13 @@
-"""Blocks against a plain set of numbers; views against what was written, token by token."""
+"""Views against what was written, token by token."""
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fapool.runtime.kvcache import BlockPool, KVCache
+from fapool.runtime.kvcache import KVCache
 
 BLOCK, HEADS, DIM = 4, 2, 8
 LAYERS = range(2, 5)
-
-
-@settings(deadline=None)
-@given(st.integers(0, 24), st.lists(st.tuples(st.booleans(), st.integers(0, 9)), max_size=40))
-def test_a_block_is_free_or_held_by_one_whatever_is_reserved_and_freed(total, acts):
-    pool, held = BlockPool(total), []
-    for takes, number in acts:
-        if takes and number <= len(pool):
-            blocks = pool.reserve(number)
-            assert len(blocks) == number
-            held.append(blocks)
-        elif not takes and held:
-            pool.free(held.pop(number % len(held)))
-        taken = [block for blocks in held for block in blocks]
-        assert len(set(taken)) == len(taken)
-        assert set(taken) <= set(range(total))
-        assert len(pool) == total - len(taken)
-
-
-@settings(deadline=None)
-@given(st.sets(st.integers(0, 15)), st.integers(1, 8))
-def test_blocks_lie_side_by_side_wherever_a_gap_is_wide_enough(taken, number):
-    pool = BlockPool(16)
-    everything = pool.reserve(16)
-    free = sorted(set(everything) - taken)
-    pool.free(free)
-    if number > len(free):
-        return
-    gaps = [s for s in range(17 - number) if set(range(s, s + number)) <= set(free)]
-    blocks = pool.reserve(number)
-    assert blocks == (list(range(gaps[0], gaps[0] + number)) if gaps else free[:number])
-
-
-def test_a_block_that_is_freed_twice_is_noticed():
-    pool = BlockPool(4)
-    blocks = pool.reserve(2)
-    pool.free(blocks)
-    with pytest.raises(AssertionError, match="twice"):
-        pool.free(blocks[:1])
 
 
 def make_cache(blocks: int) -> KVCache:
@@ -177,3 +137,44 @@ def test_bytes_are_counted_as_stored():
     assert cache.num_bytes == 2 * len(LAYERS) * 5 * BLOCK * HEADS * DIM * element
     assert cache.used_bytes == 2 * len(LAYERS) * 7 * HEADS * DIM * element
     assert make_cache(0).num_bytes == 0
+
+
+def test_a_negative_slot_writes_nothing_and_the_others_are_written():
+    cache = make_cache(3)
+    cache.reserve(0, 3)
+    before = [pages.clone() for pages in cache.read(torch.arange(12))]
+    k = content(LAYERS.start, 0, 3)
+    cache.append(LAYERS.start, torch.tensor([-1, 6, -1], dtype=torch.int32), k, -k)
+    after = cache.read(torch.arange(12))
+    assert torch.equal(after[0][0, 6], k[1])
+    assert torch.equal(after[1][0, 6], -k[1])
+    others = [slot for slot in range(12) if slot != 6]
+    for old, new in zip(before, after, strict=True):
+        assert torch.equal(old[:, others], new[:, others])
+
+
+def test_every_coming_and_going_is_counted_so_that_tables_are_written_anew():
+    cache, seen = make_cache(6), []
+    for act in (
+        lambda: cache.reserve(0, 2),
+        lambda: cache.reserve(1, 2),
+        lambda: cache.free(0),
+        lambda: cache.reserve(0, 3),
+        cache.clear,
+    ):
+        act()
+        seen.append(cache.changes)
+    assert seen == sorted(set(seen))
+    assert cache.num_tokens == 0
+
+
+def test_a_slot_is_where_the_slots_of_all_positions_say():
+    cache = make_cache(9)
+    for request in range(9):
+        cache.reserve(request, 1)
+    for request in (1, 3, 6):
+        cache.free(request)
+    cache.reserve(20, 3)
+    every = cache.slots(20, range(12))
+    assert [cache.slot(20, position) for position in range(12)] == every
+    assert every == [block * BLOCK + rest for block in (1, 3, 6) for rest in range(BLOCK)]
