@@ -1,4 +1,6 @@
-"""Sums over the ranks of a group inside a node: one kernel where they are small, else NCCL."""
+"""Sums over the ranks of a group inside a node: one kernel of ours where they are small, torch's
+two-shot kernel where they are not, NCCL beyond.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,13 @@ import triton
 from torch import Tensor
 
 from fapool.runtime.exchange.arena import Arena
-from fapool.runtime.exchange.layout import laid_out
 from fapool.runtime.kernels.reduction import small_sum
 
 BLOCK = 512  # words of 4 bytes that one CTA sums
-LIMIT_BYTES = 128 * 1024
-"""Of a vector: above it NCCL is faster. Measured: benchmarks/results/exchange.json."""
+SENT_BYTES = 512 * 1024
+"""That a rank sends (the vector, to every other rank): above it two shots are faster."""
+SHARED_BYTES = 4 * 1024 * 1024
+"""Of the largest vector that takes two shots. Figures: benchmarks/results/exchange.json."""
 KINDS = {
     torch.float16: triton.language.float16,
     torch.bfloat16: triton.language.bfloat16,
@@ -33,33 +36,47 @@ class SmallSum:
         group: dist.ProcessGroup,
         device: torch.device,
         *,
-        limit_bytes: int = LIMIT_BYTES,
+        limit_bytes: int | None = None,
         patience: int = 0,
     ) -> None:
-        self._group, self._limit, self._patience = group, limit_bytes, patience
+        self._group, self._patience = group, patience
         self._ranks, self._rank = dist.get_world_size(group), dist.get_rank(group)
-        self._ctas = -(-limit_bytes // (4 * BLOCK))
-        self._capacity = self._ctas * BLOCK
-        boxes = 2 * self._ranks * self._capacity * 8
-        self._arena = Arena(laid_out(boxes)[-1], device, group)
+        self._limit = limit_bytes or SENT_BYTES // max(1, self._ranks - 1)
+        ctas = -(-self._limit // (4 * BLOCK))
+        self._capacity = ctas * BLOCK
+        self._arena = Arena(2 * self._ranks * self._capacity * 8, device, group)
         addresses = [self._arena.address(rank) for rank in range(self._ranks)]
         self._boxes = torch.tensor(addresses, dtype=torch.int64, device=device)
-        self._counts = torch.zeros(self._ctas, dtype=torch.int32, device=device)
+        self._counts = torch.zeros(ctas, dtype=torch.int32, device=device)
+        self._shared = Arena(SHARED_BYTES, device, group)
 
     def fits(self, x: Tensor) -> bool:
-        """Whether one kernel sums `x`."""
-        small = x.nbytes <= self._limit and x.nbytes % 4 == 0
-        return small and x.dtype in KINDS and x.is_contiguous() and x.data_ptr() % 4 == 0
+        """Whether one kernel of ours sums `x`."""
+        return x.nbytes <= self._limit and x.nbytes % 4 == 0 and self._plain(x)
 
     def sum(self, x: Tensor) -> Tensor:
-        """The sum of every rank's `x`, in place; rounded once, from fp32, where `x` is small."""
-        if not self.fits(x):
-            dist.all_reduce(x, group=self._group)
-        elif self._ranks > 1 and x.numel():
+        """The sum of every rank's `x`, in place; rounded once, from fp32, where `fits(x)`."""
+        if self._ranks == 1 or not x.numel():
+            return x
+        if self.fits(x):
             words = x.view(-1).view(torch.int32)
             small_sum[(-(-len(words) // BLOCK),)](
                 words, words, self._boxes, self._counts, len(words), self._patience,
                 RANK=self._rank, RANKS=self._ranks, CAPACITY=self._capacity,
                 dtype=KINDS[x.dtype], BLOCK=BLOCK,
             )  # fmt: skip
+        elif self._shares(x):
+            shared, name = self._shared.local(0, x.shape, x.dtype), self._group.group_name
+            shared.copy_(x)
+            torch.ops.symm_mem.two_shot_all_reduce_out(shared, "sum", name, x)
+        else:
+            dist.all_reduce(x, group=self._group)
         return x
+
+    def _shares(self, x: Tensor) -> bool:
+        # Torch's kernel is not there for float16.
+        whole = x.nbytes % (16 * self._ranks) == 0 and x.dtype != torch.float16
+        return x.nbytes <= SHARED_BYTES and whole and self._plain(x)
+
+    def _plain(self, x: Tensor) -> bool:
+        return x.dtype in KINDS and x.is_contiguous() and x.data_ptr() % 16 == 0

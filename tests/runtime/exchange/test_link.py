@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fapool.phases import Role
-from fapool.runtime.exchange import message_link
+from fapool.runtime.exchange import arena, message_link
 from fapool.runtime.exchange.link import route
 from fapool.runtime.partial import Partial
 from fapool.spec import FAPool, Model, RunSpec, Workload
@@ -116,6 +116,7 @@ def play_case(rank: int, case: str) -> None:
     group = dist.new_group(range(world))
     if rank >= world:
         return
+    assert "runs on CUDA devices, not on cpu" in arena.unfit(device, group)
     made = {"rows": 4, "dtype": torch.float32, "device": device, "group": group}
     links = message_link.open_links(spec, rank, channels=2, **made)
     pages = torch.ones(2, 3, 4, spec.model.kv_heads // pool_mesh(spec.model, spec.plan)[0], 8)

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from tests.runtime.exchange.test_link import start
 
 PATIENCE = 1 << 23  # polls; seconds
-SHAPES = ((1, 4096), (3, 2), (16, 4096), (5, 1000), (64, 4096), (1, 4096))
+SHAPES = ((1, 4096), (3, 2), (16, 4096), (5, 1000), (200, 4096), (1, 4096), (7, 300_000))
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -34,13 +34,15 @@ def play_eager(small, rank: int, world: int, device) -> None:
         vectors = parts(step, shape, dtype, world, device)
         found = small.sum(vectors[rank])
         assert found is vectors[rank]
+        expected = summed(parts(step, shape, dtype, world, device))
         if small.fits(found):
-            again = parts(step, shape, dtype, world, device)
-            assert torch.equal(found, summed(again))  # one order of sums: bit for bit
+            assert torch.equal(found, expected)  # one order of sums: bit for bit
+        else:
+            torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
 
 
-def play_graph(small, rank: int, world: int, device) -> None:
-    shape, dtype, number = (2, 4096), torch.bfloat16, 7
+def play_graph(small, shape, rank: int, world: int, device) -> None:
+    dtype, number = torch.bfloat16, 7
     inputs = [torch.empty(shape, dtype=dtype, device=device) for _ in range(number)]
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
@@ -52,7 +54,9 @@ def play_graph(small, rank: int, world: int, device) -> None:
         graph.replay()
         if step % 10 == 9:
             for out, vectors in zip(found, given, strict=True):
-                assert torch.equal(out, summed(vectors))
+                torch.testing.assert_close(
+                    out, summed(vectors), rtol=0, atol=0 if world == 2 else 1e-2
+                )
 
 
 def main(rank: int, port: int, world: int) -> None:
@@ -64,7 +68,8 @@ def main(rank: int, port: int, world: int) -> None:
     dist.init_process_group("nccl", store=store, rank=rank, world_size=world, device_id=device)
     small = SmallSum(dist.group.WORLD, device, patience=PATIENCE)
     play_eager(small, rank, world, device)
-    play_graph(small, rank, world, device)
+    for rows in (2, 100):
+        play_graph(small, (rows, 4096), rank, world, device)
     torch.cuda.synchronize()
     dist.barrier()
     dist.destroy_process_group()
