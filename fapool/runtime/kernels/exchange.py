@@ -169,13 +169,12 @@ def collect(
     item = tl.program_id(0) * TILE + tl.arange(0, TILE)
     there = item < rows * HEADS
     at = item.to(tl.int64)
-    top = tl.full([TILE], float("-inf"), tl.float32)
-    total = tl.zeros([TILE], tl.float32)
+    top, total = tl.full([TILE], float("-inf"), tl.float32), tl.zeros([TILE], tl.float32)
     acc = tl.zeros([TILE, BLOCK], tl.float32)
     for index in tl.static_range(COLUMNS + OWN):
         if index < COLUMNS:
-            place = at + index * COLUMN
-            values, found = load_part(out, lse, item, there, place * DIM, place, DIM)
+            lse_at = at + index * COLUMN
+            values, found = load_part(out, lse, item, there, lse_at * DIM, lse_at, DIM)
         else:
             row, head = at // HEADS, at % HEADS
             own_at, lse_at = (
@@ -187,10 +186,9 @@ def collect(
         shift = tl.where(new == float("-inf"), 0.0, new)
         kept, weight = tl.exp(top - shift), tl.exp(found - shift)
         acc = acc * kept[:, None] + weight[:, None] * values
-        total = total * kept + weight
-        top = new
+        total, top = total * kept + weight, new
     acc = acc / tl.where(total > 0, total, 1.0)[:, None]
     lane = tl.arange(0, BLOCK)[None, :]
-    seen = there[:, None] & (lane < DIM)
-    tl.store(merged + at[:, None] * DIM + lane, acc.to(merged.dtype.element_ty), mask=seen)
+    to = merged + at[:, None] * DIM + lane
+    tl.store(to, acc.to(merged.dtype.element_ty), mask=there[:, None] & (lane < DIM))
     stamp(stamps, layer * 6 + 5, STAMPED)
