@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fapool.runtime.reference import reference_logits
-from fapool.runtime.seat import PROBE_BATCH
+from fapool.runtime.seat import PROBE_BATCH, PROBE_BLOCKS
 from fapool.runtime.tokens import prompt
 from fapool.spec import FAPool, RunSpec, Workload
 from fapool.workload import Request
@@ -42,7 +42,7 @@ def probe(spec: RunSpec) -> tuple[RunSpec, list[Request]]:
         plan = plan.model_copy(update={"threshold": threshold, "overlap": overlap})
     lengths = (threshold - 2, threshold, threshold + 1, max(1, block // 2), threshold + block + 1)
     work = Workload(batch=PROBE_BATCH, context=max(lengths), output=OUTPUT)
-    small = spec.replace(plan=plan, workload=work, prefill_chunk=2 * block)
+    small = spec.replace(plan=plan, workload=work, prefill_chunk=PROBE_BLOCKS * block)
     requests = [
         Request(id=i, context=max(1, length), output=OUTPUT) for i, length in enumerate(lengths)
     ]

@@ -12,7 +12,9 @@ from fapool.instrument.recorder import Recorder
 from fapool.phases import Role
 from fapool.runtime.attention import Backends, choose
 from fapool.runtime.attention.base import reads_pages
+from fapool.runtime.exchange.arena import unfit
 from fapool.runtime.exchange.collective import Collective
+from fapool.runtime.exchange.lanes import Lanes, open_lanes
 from fapool.runtime.exchange.link import BaseLink, PoolLink
 from fapool.runtime.exchange.message_link import open_links
 from fapool.runtime.exchange.process_group import ProcessGroupTransport
@@ -27,6 +29,9 @@ from fapool.workload import Request
 
 PROBE_BATCH = 3
 """Requests at once in the check before a run."""
+
+PROBE_BLOCKS = 2
+"""KV blocks of tokens in a prefill step of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +60,7 @@ class Seat:
     transport: ProcessGroupTransport
     token_transport: ProcessGroupTransport
     links: tuple[BaseLink | PoolLink, ...]  # of FAPool's decode steps, one a half-batch
+    lanes: Lanes | None  # of FAPool's prefill steps
 
     @property
     def dtype(self) -> torch.dtype:
@@ -71,6 +77,11 @@ class Seat:
         paged = reads_pages(self.backends.decode, self.spec.block)
         alone = self.place.world == 1 or dist.get_backend() == "nccl"
         return self.device.type == "cuda" and paged and alone
+
+    @property
+    def transport_name(self) -> str | None:
+        """What carries the queries and partials of decode steps; None where nothing does."""
+        return self.links[0].transport if self.links else None
 
     def splitter(self, rows: int) -> Splitter | None:
         """Cuts `rows` rows into work items, if the decode kernel wants any."""
@@ -123,6 +134,7 @@ def take(
         transport=ProcessGroupTransport(groups.world, place.rank, span),
         token_transport=ProcessGroupTransport(groups.tokens, place.rank, span, ":tokens"),
         links=_links(spec, place, device, groups, span),
+        lanes=_lanes(spec, place, device, groups, span),
     )
 
 
@@ -139,6 +151,23 @@ def _links(
     return tuple(
         open_links(spec, place.rank, **shape, device=device, group=group, span=span, name=name)[0]
         for name, group in ((":link", groups.world), (":link1", groups.tokens))
+    )
+
+
+def _lanes(
+    spec: RunSpec, place: Place, device: torch.device, groups: Groups, span: Span
+) -> Lanes | None:
+    if not isinstance(spec.plan, FAPool) or not spec.plan.pool:
+        return None
+    wanted = spec.transport != "messages"
+    return open_lanes(
+        spec,
+        place.rank,
+        device=device,
+        groups=(groups.world, groups.tokens),
+        span=span,
+        by_copies=wanted and unfit(device, groups.world) is None,
+        least_rows=PROBE_BLOCKS * spec.block,
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fapool.phases import Phase
-from fapool.runtime.batch import Batch
+from fapool.runtime.batch import Batch, indices
 from fapool.runtime.exchange.collective import Collective
 from fapool.runtime.span import Span
 from fapool.workload import Request
@@ -40,7 +40,7 @@ class Tokens:
 
     def put(self, requests: Sequence[int], tokens: Tensor) -> None:
         """Set the latest token of each of `requests`; tokens [len(requests)]."""
-        index = torch.tensor(requests, dtype=torch.int64).to(self._device, non_blocking=True)
+        (index,) = indices([requests], self._device)
         self.latest.index_copy_(0, index, tokens)
         for request in requests:
             self._prompts.pop(request, None)
@@ -48,7 +48,7 @@ class Tokens:
     def _prompt(self, request: int) -> Tensor:
         if request not in self._prompts:
             found = prompt(self._requests[request], vocab=self._vocab, seed=self._seed)
-            self._prompts[request] = found.to(self._device)
+            (self._prompts[request],) = indices([found.numpy()], self._device)
         return self._prompts[request]
 
 

@@ -12,17 +12,18 @@ from torch import Tensor
 from fapool.forecast.memory import base_blocks
 from fapool.leases import Lease
 from fapool.phases import Phase
-from fapool.runtime.batch import Batch, split
+from fapool.runtime.batch import Batch, indices, split
 from fapool.runtime.decode import Decode
 from fapool.runtime.frames import Frame
 from fapool.runtime.plans.base import Ending, attend_here, take_turns
 from fapool.runtime.plans.lending import Lending
 from fapool.runtime.plans.messages import pack
 from fapool.runtime.plans.prefill_base import BasePrefill
+from fapool.runtime.plans.rolling import Flight, Rolling
 from fapool.runtime.plans.shares import moved
 from fapool.runtime.seat import Seat
 from fapool.runtime.tokens import Tokens
-from fapool.schedule import Step
+from fapool.schedule import Segment, Step
 from fapool.spec import RunSpec
 from fapool.topology import kv_senders
 from fapool.workload import Request
@@ -43,6 +44,11 @@ class FAPoolBase:
         sent, held = kv_senders(spec.model, spec.plan)[seat.place.rank], seat.place.kv_heads.start
         self._sent = slice(sent.start - held, sent.stop - held)
         self._prefill = BasePrefill(seat, spec, self.cache, self._lending, self._sent)
+        self._rolling = Rolling(
+            lambda flight, *query: self._prefill.ask(flight.work, flight.slot, *query),
+            lambda flight: self._prefill.attend(flight.work, flight.posted),
+            seat.span,
+        )
         self.ending = Ending(seat, self._decoder, self._tokens, keep_logits=keep_logits)
         self._decode = Decode(
             seat, spec, requests, self.cache, self._lending.deal, [self._tokens.latest]
@@ -65,10 +71,12 @@ class FAPoolBase:
 
     def settle(self) -> None:
         """See `Plan.settle`."""
+        self._land()
         self._seat.transport.drain()
 
     def reset(self) -> None:
         """See `Plan.reset`."""
+        self._rolling.clear()
         self.cache.clear()
         self._lending.reset()
 
@@ -102,7 +110,7 @@ class FAPoolBase:
         deal, kept = self._lending.deal(request), None
         for keeper in deal.keepers:
             taken = moved(request, lease.tokens, deal, keeper, self._spec.block)
-            if not taken.rows:
+            if not taken.runs:
                 continue
             k, v = cache.read(self._slots(request, taken.rows))
             if keeper == self._place.keeper:
@@ -117,28 +125,55 @@ class FAPoolBase:
             cache.write(self._slots(request, taken.positions), k, v)
 
     def _slots(self, request: int, positions: Sequence[int]) -> Tensor:
-        return torch.tensor(self.cache.slots(request, positions)).to(self._seat.device)
+        return indices([self.cache.slots(request, positions)], self._seat.device)[0]
 
     def _run_prefill(self, step: Step) -> list[tuple[list[int], Tensor]]:
-        with self._seat.span(Phase.PLAN_STEP):
-            batch = Batch(step.kind, step.segments, self._seat.device)
-            work = self._prefill.plan(batch)
-        with self._seat.span(Phase.EMBED):
+        """Start the pieces, each when its slot is free; the last layers of all but the first may
+        end in the next step, while its pieces are attended, if it is a prefill, too.
+        """
+        pieces, chosen = self._lending.pieces(step), []
+        for slot, segments in enumerate(pieces):
+            while self._rolling.holds(slot):
+                chosen += self._turn()
+            self._rolling.start(self._flight(step, slot, segments, len(pieces) > 1))
+        if step.first_tokens:
+            return chosen + self._land()
+        while self._rolling.holds(0):
+            chosen += self._turn()
+        return chosen
+
+    def _flight(
+        self, step: Step, slot: int, segments: tuple[Segment, ...], labelled: bool
+    ) -> Flight:
+        seat = self._seat
+        with seat.span(Phase.PLAN_STEP):
+            batch = Batch(step.kind, segments, seat.device)
+            work = self._prefill.plan(batch, step.index, slot)
+        with seat.span(Phase.EMBED):
             x = self._decoder.embed(self._tokens.inputs(batch))
-        x = self._decoder.layers(
-            x,
-            batch.positions,
-            lambda layer, q, k, v: self._prefill.attend(work, layer, q, k, v),
-            self._seat.peers.sum,
-        )
-        self._seat.transport.drain()
-        emitters = batch.emitters
-        if not emitters:
-            return []
-        tokens, logits = self.ending.choose(x[batch.index(batch.emitting)])
-        self.ending.keep(emitters, logits)
-        self._tokens.put(emitters, tokens)
-        return [(emitters, tokens)]
+        walk = self._decoder.walk(x, batch.positions, seat.peers.sum)
+        return Flight(slot, work, walk, slot if labelled else -1)
+
+    def _land(self) -> list[tuple[list[int], Tensor]]:
+        """See the pieces that are under way to their ends."""
+        chosen = []
+        while self._rolling:
+            chosen += self._turn()
+        if self._seat.lanes:
+            self._seat.lanes.drain()
+        return chosen
+
+    def _turn(self) -> list[tuple[list[int], Tensor]]:
+        """One piece's next layer; the tokens that it ends with, if any."""
+        chosen = []
+        for flight, x in self._rolling.turn():
+            batch = flight.work.batch
+            if emitters := batch.emitters:
+                tokens, logits = self.ending.choose(x[batch.index(batch.emitting)])
+                self.ending.keep(emitters, logits)
+                self._tokens.put(emitters, tokens)
+                chosen.append((emitters, tokens))
+        return chosen
 
     def _run_decode(self, step: Step) -> list[tuple[list[int], Tensor]]:
         shape, parts = self._lending.shape(step), self._lending.parts(step)

@@ -9,6 +9,7 @@ import torch
 from fapool.leases import Lease
 from fapool.phases import Phase
 from fapool.runtime.attention.base import over
+from fapool.runtime.batch import indices
 from fapool.runtime.decode import Decode
 from fapool.runtime.frames import Frame
 from fapool.runtime.plans.lending import Lending
@@ -42,6 +43,8 @@ class FAPoolPool:
                 self._take_over(lease)
         if step.kind == "prefill":
             self._prefill.run(step)
+            if step.first_tokens:
+                self._seat.lanes.drain()
         else:
             shape = asks, _ = self._lending.shape(step)
             if asks:
@@ -57,6 +60,7 @@ class FAPoolPool:
     def settle(self) -> None:
         """See `Plan.settle`."""
         self._seat.transport.drain()
+        self._seat.lanes.drain()
 
     def reset(self) -> None:
         """See `Plan.reset`."""
@@ -84,13 +88,13 @@ class FAPoolPool:
         total = -(-self._lending.cached(lease.request) // self._spec.block)
         self.cache.reserve(lease.request, deal.blocks(total, keeper))
         taken = moved(lease.request, lease.tokens, deal, keeper, self._spec.block)
-        if not taken.rows:
+        if not taken.runs:
             return
-        layers, dim = len(self._place.layers), self._spec.model.head_dim
-        shapes = [(layers, len(taken.rows), kv, dim) for _, _, kv in self._partners]
+        layers, dim, number = len(self._place.layers), self._spec.model.head_dim, len(taken)
+        shapes = [(layers, number, kv, dim) for _, _, kv in self._partners]
         coming = [
             self._seat.transport.receive(
-                (2 * layers * len(taken.rows) * kv * dim,), self._like, base, Phase.WAIT_KV
+                (2 * layers * number * kv * dim,), self._like, base, Phase.WAIT_KV
             )
             if kv
             else None
@@ -101,10 +105,10 @@ class FAPoolPool:
             for ticket, shape in zip(coming, shapes, strict=True)
             if ticket
         ]
-        slots = torch.tensor(self.cache.slots(lease.request, taken.positions))
+        slots = taken.slots(self.cache.tables[lease.request], self._spec.block)
         k, v = (torch.cat(parts, dim=2) for parts in zip(*pairs, strict=True))
-        self.cache.write(slots.to(self._seat.device), k, v)
-        self.cache.tokens[lease.request] = len(taken.rows)
+        self.cache.write(indices([slots], self._seat.device)[0], k, v)
+        self.cache.tokens[lease.request] = number
 
     def _body(self, frames: list[Frame], asks: bool, here: bool) -> None:
         """Every layer's attention over what lies here, for the base's queries."""

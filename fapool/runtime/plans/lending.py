@@ -9,6 +9,7 @@ from fapool.forecast import overlap
 from fapool.forecast.memory import lease_book
 from fapool.leases import Lease
 from fapool.phases import Phase
+from fapool.runtime.batch import pieces
 from fapool.runtime.span import Span
 from fapool.schedule import Segment, Step
 from fapool.spec import RunSpec
@@ -67,6 +68,12 @@ class Lending:
         """Half-batches that a decode step is done in."""
         tokens = sum(segment.end for segment in self._lent_of(step))
         return overlap.parts(self._spec, len(step.segments), tokens)
+
+    def pieces(self, step: Step) -> list[tuple[Segment, ...]]:
+        """The pieces that a prefill step is done in."""
+        if not self._lent_of(step):
+            return [step.segments]
+        return pieces(step.segments, overlap.piece_rows(self._spec))
 
     def _lent_of(self, step: Step) -> list[Segment]:
         return [segment for segment in step.segments if segment.request in self._book.leases]

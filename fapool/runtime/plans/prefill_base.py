@@ -1,5 +1,7 @@
-"""A prefill on a base rank of `FAPool`: every chunk over itself here, over what came before where
-its keys lie, one message to each pool rank and one back per layer.
+"""A prefill on a base rank of `FAPool`, in pieces: each over itself here, over what came before
+where its keys lie, one parcel to each pool rank and one back per layer.
+
+    shapes:  T rows of a piece, H heads, K KV heads, D head dim
 """
 
 from __future__ import annotations
@@ -11,50 +13,58 @@ from torch import Tensor
 
 from fapool.phases import Phase
 from fapool.runtime.attention.base import causal, over
-from fapool.runtime.batch import Batch
-from fapool.runtime.exchange.base import Ticket
+from fapool.runtime.batch import Batch, Selection, indices
+from fapool.runtime.exchange.lane import Arrival, Stop
 from fapool.runtime.kvcache import KVCache
-from fapool.runtime.local import LocalAttention, LocalBatch
-from fapool.runtime.partial import Partial, empty, merge
+from fapool.runtime.partial import Partial, lse_dtype
 from fapool.runtime.plans.lending import Lending
-from fapool.runtime.plans.messages import pack, partial_size, unpack_partial
-from fapool.runtime.plans.shares import Share, share
+from fapool.runtime.plans.shares import Share, number_of, share, slots_of
 from fapool.runtime.rows import Rows
 from fapool.runtime.seat import Seat
+from fapool.runtime.sequence.merging import merge_into
 from fapool.spec import RunSpec
 
 
 @dataclass(frozen=True)
 class Query:
-    """What goes to one pool rank in every layer of a step, and where its answer belongs."""
+    """What goes to one pool rank in every layer of a piece."""
 
     pool_rank: int
-    share: Share
-    asked: Tensor  # [nA] rows of the batch
-    stored: Tensor  # [nS] rows of the batch
-    places: Tensor | None  # [nA] rows among the leased ones; None: all of them, in order
+    asked: Selection  # rows of the piece
+    stored: Selection  # rows of the piece
+    num_asked: int
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The base's own share of the leased requests' keys."""
+class Passage:
+    """One segment of a piece: who attends over what came before it."""
 
-    stored: Tensor  # [nS] rows of the batch
-    slots: Tensor  # [nS]
-    seen: tuple[tuple[slice, slice, Rows], ...]  # rows of the batch, of the leased, what they see
+    rows: slice
+    past: Rows | None  # what of it the base has
+    answers: tuple[tuple[int, slice], ...]  # which query's, and which of its rows
 
 
 @dataclass(frozen=True)
 class Work:
-    """A prefill cut into what is attended here and what is asked of the pool."""
+    """A piece: what is attended and stored here, and what is asked of the pool."""
 
-    local: LocalBatch | None
-    local_rows: Tensor | None  # None: every row
-    leased_rows: Tensor | None  # None: every row
-    own: tuple[slice, ...]  # rows of each leased segment
+    batch: Batch
+    number: int  # of its first exchange
+    passages: tuple[Passage, ...]
+    stored: Selection  # rows of the piece
+    slots: Tensor
     queries: tuple[Query, ...]
-    kept: Kept
-    leased: int  # leased rows
+
+
+@dataclass(frozen=True)
+class Posted:
+    """A layer of a piece that waits for the pool."""
+
+    layer: int
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    arrival: Arrival | None
 
 
 class BasePrefill:
@@ -63,141 +73,111 @@ class BasePrefill:
     def __init__(
         self, seat: Seat, spec: RunSpec, cache: KVCache, lending: Lending, sent: slice
     ) -> None:
-        self._seat, self._spec, self._cache = seat, spec, cache
+        self._seat, self._block, self._cache = seat, spec.block, cache
         self._lending, self._sent = lending, sent
-        self._local = LocalAttention(cache, seat.backends, seat.span)
 
-    def plan(self, batch: Batch) -> Work:
-        """What every layer of the step needs; counts its tokens as cached."""
-        leases = self._lending.leases
-        here = tuple(s for s in batch.segments if s.request not in leases)
-        rows = {True: [], False: []}
-        own = []
-        for start, s in zip(batch.starts, batch.segments, strict=True):
-            lent = s.request in leases
-            if lent:
-                own.append(slice(start, start + s.length))
-            rows[lent].extend(range(start, start + s.length))
-        some = bool(rows[True])
-        part = Batch(batch.kind, here, batch.device) if some and here else batch
+    def plan(self, batch: Batch, step: int, slot: int) -> Work:
+        """What every layer of a piece needs; counts its tokens as cached."""
+        place, cache = self._seat.place, self._cache
+        deals = {s.request: self._lending.deal(s.request) for s in batch.segments}
+
+        def part_of(keeper: int) -> Share:
+            return share(batch, keeper, deals, self._block, requests=deals)
+
+        mine = part_of(place.keeper)
+        asking = [(rank, part_of(column)) for column, rank in enumerate(place.partners)]
+        asking = [(rank, part) for rank, part in asking if not part.is_empty]
+        stored, *picked = batch.selections(
+            [mine.stored_rows]
+            + [rows for _, part in asking for rows in (part.asked_rows, part.stored_rows)]
+        )
+        for s in batch.segments:
+            cache.tokens[s.request] = deals[s.request].tokens(s.end, self._block, place.keeper)
         return Work(
-            self._local.plan(part) if here else None,
-            batch.index(rows[False]) if some and here else None,
-            batch.index(rows[True]) if some and here else None,
-            tuple(own),
-            tuple(self._queries(batch, rows[True])) if some else (),
-            self._kept(batch, rows[True]),
-            len(rows[True]),
+            batch,
+            number_of(step, slot, len(place.layers)),
+            tuple(self._passages(batch, mine, [part for _, part in asking])),
+            stored,
+            indices([slots_of(mine, cache.tables, self._block)], batch.device)[0],
+            tuple(
+                Query(rank, picked[2 * i], picked[2 * i + 1], part.num_asked)
+                for i, (rank, part) in enumerate(asking)
+            ),
         )
 
-    def attend(self, work: Work, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q [T, H, D], k and v [T, K, D] of the batch's tokens -> [T, H, D]."""
-        if not work.leased:
-            return self._local.attend(work.local, layer, q, k, v)
-        coming = self._ask(work, layer, q, k, v)
-        parts = self._own(work, layer, q, k, v)
-        out = torch.empty_like(q)
-        if work.local is not None:
-            rows = work.local_rows
-            with self._seat.span(Phase.PACK, layer=layer):
-                here = [x[rows] for x in (q, k, v)]
-            out[rows] = self._local.attend(work.local, layer, *here)
-        parts += self._answers(work, layer, q, coming)
-        with self._seat.span(Phase.MERGE, layer=layer):
-            merged = merge(parts).out
-            if work.leased_rows is None:
-                return merged
-            out[work.leased_rows] = merged
-        return out
+    def _passages(self, batch: Batch, mine: Share, parts: list[Share]):
+        here = {asked.request: asked.visible for asked in mine.asked}
+        answers: dict[int, list[tuple[int, slice]]] = {}
+        for number, part in enumerate(parts):
+            start = 0
+            for asked in part.asked:
+                rows = slice(start, start + len(asked.rows))
+                answers.setdefault(asked.request, []).append((number, rows))
+                start = rows.stop
+        for start, s in zip(batch.starts, batch.segments, strict=True):
+            past = self._cache.rows([s.request], [here[s.request]]) if s.request in here else None
+            yield Passage(slice(start, start + s.length), past, tuple(answers.get(s.request, ())))
 
-    def _share(self, batch: Batch, keeper: int) -> Share:
-        leases = self._lending.leases
-        deals = {s.request: self._lending.deal(s.request) for s in batch.segments}
-        return share(batch, keeper, deals, self._spec.block, requests=leases)
-
-    def _queries(self, batch: Batch, leased_rows: list[int]):
-        order = {row: i for i, row in enumerate(leased_rows)}
-        for column, pool_rank in enumerate(self._seat.place.partners):
-            part = self._share(batch, column)
-            if part.is_empty:
-                continue
-            asked = part.asked_rows
-            places = [order[row] for row in asked]
-            full = places == list(range(len(leased_rows)))
-            yield Query(
-                pool_rank,
-                part,
-                batch.index(asked),
-                batch.index(part.stored_rows),
-                None if full else batch.index(places),
-            )
-
-    def _kept(self, batch: Batch, leased_rows: list[int]) -> Kept:
-        cache, keeper = self._cache, self._seat.place.keeper
-        mine = self._share(batch, keeper)
-        for s in batch.segments:
-            if s.request in self._lending.leases:
-                deal = self._lending.deal(s.request)
-                cache.tokens[s.request] = deal.tokens(s.end, self._spec.block, keeper)
-        slots = [at for s in mine.stored for at in cache.slots(s.request, s.positions)]
-        seen = []
-        for asked in mine.asked:
-            first = leased_rows.index(asked.rows.start)
-            at, among = slice(asked.rows.start, asked.rows.stop), len(asked.rows)
-            rows = cache.rows([asked.request], [asked.visible])
-            seen.append((at, slice(first, first + among), rows))
-        return Kept(batch.index(mine.stored_rows), batch.index(slots), tuple(seen))
-
-    def _ask(self, work: Work, layer: int, q: Tensor, k: Tensor, v: Tensor):
-        """Post the queries and the receives of their answers."""
-        transport, coming = self._seat.transport, []
-        heads, dim = q.shape[1:]
-        for query in work.queries:
-            with self._seat.span(Phase.PACK, layer=layer):
-                new_k, new_v = k[query.stored, self._sent], v[query.stored, self._sent]
-                message = pack(q[query.asked], new_k, new_v)
-            if message.numel():
-                transport.send(message, query.pool_rank, Phase.SEND_QUERY, layer=layer)
-            if query.share.asked:
-                size = partial_size(len(query.asked), heads, dim, q.dtype)
-                ticket = transport.receive(
-                    (size,), q, query.pool_rank, Phase.WAIT_PARTIALS, layer=layer
+    def ask(self, work: Work, slot: int, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Posted:
+        """Send q [T, H, D], k and v [T, K, D] of a piece to whom they concern."""
+        if not work.queries:
+            return Posted(layer, q, k, v, None)
+        lanes, (heads, dim) = self._seat.lanes, q.shape[1:]
+        stop = Stop(slot, layer, work.number + layer)
+        with self._seat.span(Phase.PACK, layer=layer):
+            parcels = [
+                (
+                    query.pool_rank,
+                    [
+                        q[query.asked],
+                        k[query.stored][:, self._sent].contiguous(),
+                        v[query.stored][:, self._sent].contiguous(),
+                    ],
                 )
-                coming.append((query, ticket))
-        return coming
+                for query in work.queries
+            ]
+        lanes.queries.send(stop, parcels)
+        outlines = [
+            (
+                query.pool_rank,
+                [
+                    ((query.num_asked, heads, dim), q.dtype),
+                    ((heads, query.num_asked), lse_dtype(q.dtype)),
+                ],
+            )
+            for query in work.queries
+        ]
+        return Posted(layer, q, k, v, lanes.answers.expect(stop, outlines))
 
-    def _own(self, work: Work, layer: int, q: Tensor, k: Tensor, v: Tensor) -> list[Partial]:
-        """Every leased chunk over itself, as one part, and over what the base keeps before it."""
-        backend, kept = self._seat.backends.prefill, work.kept
-        if len(kept.stored):
+    def attend(self, work: Work, posted: Posted) -> Tensor:
+        """The piece's attention [T, H, D], here and by the pool."""
+        totals = self._own(work, posted)
+        if posted.arrival is not None:
+            answers = [Partial(out, lse.T) for out, lse in posted.arrival.wait()]
+            with self._seat.span(Phase.MERGE, layer=posted.layer):
+                for total, passage in zip(totals, work.passages, strict=True):
+                    parts = [(answers[number], rows) for number, rows in passage.answers]
+                    merge_into(total, [Partial(p.out[rows], p.lse[rows]) for p, rows in parts])
+        if len(totals) == 1:
+            return totals[0].out
+        with self._seat.span(Phase.MERGE, layer=posted.layer):
+            return torch.cat([total.out for total in totals])
+
+    def _own(self, work: Work, posted: Posted) -> list[Partial]:
+        """Every segment over itself, and over what the base keeps before it."""
+        backend, layer = self._seat.backends.prefill, posted.layer
+        q, k, v = posted.q, posted.k, posted.v
+        if len(work.slots):
             with self._seat.span(Phase.APPEND_KV, layer=layer):
-                self._cache.append(layer, kept.slots, k[kept.stored], v[kept.stored])
+                self._cache.append(layer, work.slots, k[work.stored], v[work.stored])
+        totals = []
         with self._seat.span(Phase.ATTEND, layer=layer):
-            own = [causal(backend, q[rows], k[rows], v[rows]) for rows in work.own]
-            parts = [Partial(torch.cat([p.out for p in own]), torch.cat([p.lse for p in own]))]
-            if kept.seen:
-                whole = self._empty(work, q)
-                for rows, places, seen in kept.seen:
-                    part = over(backend, q[rows].unsqueeze(0), self._cache.view(layer, seen))
-                    whole.out[places], whole.lse[places] = part.out, part.lse
-                parts.append(whole)
-        return parts
-
-    def _answers(
-        self, work: Work, layer: int, q: Tensor, coming: list[tuple[Query, Ticket]]
-    ) -> list[Partial]:
-        """Wait for the pool's parts; each over all leased rows, empty where it was not asked."""
-        heads, dim = q.shape[1:]
-        parts = []
-        for query, ticket in coming:
-            part = unpack_partial(ticket.wait(), len(query.asked), heads, dim)
-            if query.places is not None:
-                whole = self._empty(work, q)
-                whole.out[query.places], whole.lse[query.places] = part.out, part.lse
-                part = whole
-            parts.append(part)
-        self._seat.transport.drain()
-        return parts
-
-    def _empty(self, work: Work, q: Tensor) -> Partial:
-        return empty(work.leased, *q.shape[1:], dtype=q.dtype, device=q.device)
+            for passage in work.passages:
+                rows = passage.rows
+                part = causal(backend, q[rows], k[rows], v[rows])
+                total = Partial(part.out.contiguous(), part.lse)
+                if passage.past is not None:
+                    view = self._cache.view(layer, passage.past)
+                    merge_into(total, [over(backend, q[rows].unsqueeze(0), view)])
+                totals.append(total)
+        return totals

@@ -1,7 +1,12 @@
-"""A prefill on a pool rank of `FAPool`: queries and new keys in, partials out, layer by layer."""
+"""A prefill on a pool rank of `FAPool`: queries and new keys in, partials out, piece by piece of
+a layer, layer by layer.
+
+    shapes:  nA queries, nS new keys, H heads and K KV heads of the head group, D head dim
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,15 +14,15 @@ from torch import Tensor
 
 from fapool.phases import Phase
 from fapool.runtime.attention.base import over
-from fapool.runtime.batch import Batch
+from fapool.runtime.batch import Batch, indices
+from fapool.runtime.exchange.lane import Arrival, Stop
 from fapool.runtime.kvcache import KVCache
-from fapool.runtime.partial import Partial
+from fapool.runtime.partial import Partial, lse_dtype
 from fapool.runtime.plans.lending import Lending
-from fapool.runtime.plans.messages import pack_partial, unpack
-from fapool.runtime.plans.shares import Share, share
+from fapool.runtime.plans.shares import Share, number_of, share, slots_of
 from fapool.runtime.rows import Rows
 from fapool.runtime.seat import Seat
-from fapool.schedule import Step
+from fapool.schedule import Segment, Step
 from fapool.spec import RunSpec
 from fapool.topology import Place, kv_senders
 from fapool.topology import place as place_of
@@ -25,11 +30,18 @@ from fapool.topology import place as place_of
 
 @dataclass(frozen=True)
 class Work:
-    """This rank's share of a step: the same for every layer."""
+    """This rank's share of a piece: the same for every layer."""
 
-    share: Share
+    slot: int
+    number: int  # of its first exchange
+    num_asked: int
+    num_stored: int
     slots: Tensor  # [nS]
-    views: tuple[tuple[slice, Rows], ...]  # rows of the query message, and what they may see
+    views: tuple[tuple[slice, Rows], ...]  # rows of the queries, and what they may see
+
+    def stop(self, layer: int) -> Stop:
+        """Where a layer's exchange belongs."""
+        return Stop(self.slot, layer, self.number + layer)
 
 
 def pool_partners(spec: RunSpec, place: Place) -> tuple[tuple[int, int, int], ...]:
@@ -44,34 +56,46 @@ class PoolPrefill:
     """Serves prefill steps."""
 
     def __init__(self, seat: Seat, spec: RunSpec, cache: KVCache, lending: Lending) -> None:
-        self._seat, self._place, self._spec = seat, seat.place, spec
+        self._seat, self._place, self._block = seat, seat.place, spec.block
+        self._dim = spec.model.head_dim
         self._cache, self._lending = cache, lending
-        self._like = torch.empty(0, dtype=seat.dtype, device=seat.device)
         self._partners = pool_partners(spec, seat.place)
 
     def run(self, step: Step) -> None:
-        """Serve every layer of a step, if it has to do with this rank."""
+        """Serve every layer of a step, as far as it has to do with this rank."""
         with self._seat.span(Phase.PLAN_STEP):
-            work = self._plan(step)
-        if work is not None:
-            for layer in self._place.layers:
-                self._serve(work, layer)
-            self._seat.transport.drain()
+            pieces = self._lending.pieces(step)
+            works = [self._plan(step, slot, piece) for slot, piece in enumerate(pieces)]
+        turns = [(work, layer) for layer in self._place.layers for work in works if work]
+        coming = self._expect(*turns[0]) if turns else None
+        for (work, layer), following in zip(turns, [*turns, None][1:], strict=True):
+            # Announced now: by messages it comes while this one is attended.
+            then = self._expect(*following) if following else None
+            self._seat.span.micro_batch = work.slot if len(pieces) > 1 else -1
+            self._serve(work, layer, coming)
+            self._seat.span.micro_batch = -1
+            coming = then
 
-    def _plan(self, step: Step) -> Work | None:
-        lending, cache, block = self._lending, self._cache, self._spec.block
-        here = [s for s in step.segments if s.request in cache]
-        if not here:
+    def _plan(self, step: Step, slot: int, segments: tuple[Segment, ...]) -> Work | None:
+        cache, keeper, block = self._cache, self._place.keeper, self._block
+        deals = {s.request: self._lending.deal(s.request) for s in segments if s.request in cache}
+        if not deals:
             return None
-        batch = Batch(step.kind, step.segments, self._seat.device)
-        deals = {s.request: lending.deal(s.request) for s in here}
-        mine = share(batch, self._place.keeper, deals, block, requests=deals)
-        for s in here:
-            cache.tokens[s.request] = deals[s.request].tokens(s.end, block, self._place.keeper)
+        batch = Batch(step.kind, segments, self._seat.device)
+        mine = share(batch, keeper, deals, block, requests=deals)
+        for s in segments:
+            if s.request in deals:
+                cache.tokens[s.request] = deals[s.request].tokens(s.end, block, keeper)
         if mine.is_empty:
             return None
-        slots = [at for s in mine.stored for at in cache.slots(s.request, s.positions)]
-        return Work(mine, batch.index(slots), tuple(self._views(mine)))
+        return Work(
+            slot,
+            number_of(step.index, slot, len(self._place.layers)),
+            mine.num_asked,
+            mine.num_stored,
+            indices([slots_of(mine, cache.tables, block)], self._seat.device)[0],
+            tuple(self._views(mine)),
+        )
 
     def _views(self, mine: Share):
         """One request after the other."""
@@ -81,52 +105,58 @@ class PoolPrefill:
             yield rows, self._cache.rows([asked.request], [asked.visible])
             start = rows.stop
 
-    def _serve(self, work: Work, layer: int) -> None:
-        """Take in queries and new keys, answer with partials."""
-        asked, stored = len(work.share.asked_rows), len(work.share.stored_rows)
-        messages = self._messages(layer, asked, stored)
-        if stored:
-            with self._seat.span(Phase.APPEND_KV, layer=layer):
-                k = torch.cat([k for _, k, _ in messages], dim=1)
-                v = torch.cat([v for _, _, v in messages], dim=1)
-                self._cache.append(layer, work.slots, k, v)
-        if not asked:
-            return
-        with self._seat.span(Phase.ATTEND_PARTIAL, layer=layer):
-            q = torch.cat([q for q, _, _ in messages], dim=1)
-            part = self._attend(work, layer, q)
-        self._seat.transport.drain()  # of the layer before: taken long ago
-        self._answer(part, layer)
-
-    def _messages(self, layer: int, asked: int, stored: int) -> list[list[Tensor]]:
-        """q [nA, H, D], k and v [nS, K, D] of every partner."""
-        dim, coming = self._spec.model.head_dim, []
-        for base, heads, kv in self._partners:
-            shapes = ((asked, heads, dim), (stored, kv, dim), (stored, kv, dim))
-            size = (asked * heads + 2 * stored * kv) * dim
-            ticket = None
-            if size:
-                ticket = self._seat.transport.receive(
-                    (size,), self._like, base, Phase.WAIT_QUERY, layer=layer
+    def _expect(self, work: Work, layer: int) -> Arrival:
+        dim, dtype = self._dim, self._seat.dtype
+        return self._seat.lanes.queries.expect(
+            work.stop(layer),
+            [
+                (
+                    base,
+                    [
+                        ((work.num_asked, heads, dim), dtype),
+                        ((work.num_stored, kv, dim), dtype),
+                        ((work.num_stored, kv, dim), dtype),
+                    ],
                 )
-            coming.append((ticket, shapes))
-        return [
-            unpack(ticket.wait() if ticket else self._like, *shapes) for ticket, shapes in coming
-        ]
+                for base, heads, kv in self._partners
+            ],
+        )
 
-    def _attend(self, work: Work, layer: int, q: Tensor) -> Partial:
-        backend = self._seat.backends.prefill
-        parts = [
-            over(backend, q[at].unsqueeze(0), self._cache.view(layer, rows))
-            for at, rows in work.views
-        ]
-        return Partial(torch.cat([p.out for p in parts]), torch.cat([p.lse for p in parts]))
+    def _serve(self, work: Work, layer: int, coming: Arrival) -> None:
+        """Take in queries and new keys, answer with partials."""
+        messages = coming.wait()
+        with self._seat.span(Phase.PACK, layer=layer):
+            q, k, v = (_joined(heads, 1) for heads in zip(*messages, strict=True))
+        if work.num_stored:
+            with self._seat.span(Phase.APPEND_KV, layer=layer):
+                self._cache.append(layer, work.slots, k, v)
+        parts = []
+        if work.num_asked:
+            with self._seat.span(Phase.ATTEND_PARTIAL, layer=layer):
+                parts = [
+                    over(
+                        self._seat.backends.prefill,
+                        q[rows].unsqueeze(0),
+                        self._cache.view(layer, seen),
+                    )
+                    for rows, seen in work.views
+                ]
+        self._answer(work, layer, parts, q)
 
-    def _answer(self, part: Partial, layer: int) -> None:
-        first = 0
-        for base, heads, _ in self._partners:
-            mine = slice(first, first + heads)
-            with self._seat.span(Phase.PACK, layer=layer):
-                message = pack_partial(Partial(part.out[:, mine], part.lse[:, mine]))
-            self._seat.transport.send(message, base, Phase.SEND_PARTIALS, layer=layer)
-            first = mine.stop
+    def _answer(self, work: Work, layer: int, parts: list[Partial], q: Tensor) -> None:
+        """Each partner gets its heads: out [nA, H, D], lse [H, nA]; nothing where nothing came."""
+        with self._seat.span(Phase.PACK, layer=layer):
+            out, lse = q, q.new_empty(q.shape[1], 0, dtype=lse_dtype(q.dtype))
+            if parts:
+                out = _joined([part.out for part in parts], 0)
+                lse = _joined([part.lse.T for part in parts], 1)
+            first, parcels = 0, []
+            for base, heads, _ in self._partners:
+                mine = slice(first, first + heads)
+                parcels.append((base, [out[:, mine].contiguous(), lse[mine].contiguous()]))
+                first = mine.stop
+        self._seat.lanes.answers.send(work.stop(layer), parcels)
+
+
+def _joined(parts: Sequence[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=dim)

@@ -1,17 +1,20 @@
 """What a keeper of blocks has to do with a prefill: arithmetic that both sides do alike.
 
-A segment's new keys are stored with the keepers of its deal, block by block in turn. The keepers
-attend over what came before the chunk, and the base over the chunk itself, whose keys it has at
-hand: so no keeper ever needs a causal mask. One is asked only where it has keys: an empty part
-never travels.
+A step is done in pieces. A segment's new keys are stored with the keepers of its deal, block by
+block in turn. The keepers attend over what came before the piece, and the base over the piece
+itself, whose keys it has at hand: so no keeper ever needs a causal mask. One is asked only where
+it has keys: an empty part never travels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from fapool.deals import Deal
+from fapool.forecast.overlap import IN_FLIGHT
 from fapool.runtime.batch import Batch
 from fapool.schedule import Segment
 
@@ -27,11 +30,28 @@ class Asked:
 
 @dataclass(frozen=True)
 class Stored:
-    """New keys of one segment that a keeper takes: rows of the batch, and local positions."""
+    """New keys of one segment that a keeper takes: runs of rows of the batch, and where they go."""
 
     request: int
-    rows: tuple[int, ...]
-    positions: tuple[int, ...]
+    runs: tuple[tuple[int, int, int], ...]  # first row, first local position, length; in order
+
+    def __len__(self) -> int:
+        return sum(length for _, _, length in self.runs)
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Rows of the batch."""
+        return tuple(row for at, _, length in self.runs for row in range(at, at + length))
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Local positions of the same keys."""
+        return tuple(local for _, at, length in self.runs for local in range(at, at + length))
+
+    def slots(self, blocks: Sequence[int], block: int) -> np.ndarray:
+        """Where they lie in a cache in which the request has `blocks`, as indices into [N * P]."""
+        local = ranges((at, length) for _, at, length in self.runs)
+        return np.asarray(blocks, dtype=np.int64)[local // block] * block + local % block
 
 
 @dataclass(frozen=True)
@@ -42,14 +62,24 @@ class Share:
     stored: tuple[Stored, ...]
 
     @property
-    def asked_rows(self) -> list[int]:
-        """Rows of the queries that are sent."""
-        return [row for asked in self.asked for row in asked.rows]
+    def num_asked(self) -> int:
+        """Queries that are sent."""
+        return sum(len(asked.rows) for asked in self.asked)
 
     @property
-    def stored_rows(self) -> list[int]:
+    def num_stored(self) -> int:
+        """Keys that are sent."""
+        return sum(map(len, self.stored))
+
+    @property
+    def asked_rows(self) -> np.ndarray:
+        """Rows of the queries that are sent."""
+        return ranges((asked.rows.start, len(asked.rows)) for asked in self.asked)
+
+    @property
+    def stored_rows(self) -> np.ndarray:
         """Rows of the keys that are sent."""
-        return [row for stored in self.stored for row in stored.rows]
+        return ranges((at, length) for stored in self.stored for at, _, length in stored.runs)
 
     @property
     def is_empty(self) -> bool:
@@ -71,9 +101,14 @@ def share(
             rows = range(start, start + segment.length)
             asked.append(Asked(segment.request, rows, visible))
         taken = _stored(segment, start, deal, keeper, block)
-        if taken.rows:
+        if taken.runs:
             stored.append(taken)
     return Share(tuple(asked), tuple(stored))
+
+
+def number_of(step: int, slot: int, layers: int) -> int:
+    """The number of the first exchange of a step's piece; those of its layers follow."""
+    return (step * IN_FLIGHT + slot) * layers
 
 
 def moved(request: int, tokens: int, deal: Deal, keeper: int, block: int) -> Stored:
@@ -81,14 +116,25 @@ def moved(request: int, tokens: int, deal: Deal, keeper: int, block: int) -> Sto
     return _stored(Segment(request, 0, tokens, False), 0, deal, keeper, block)
 
 
+def ranges(runs: Iterable[tuple[int, int]]) -> np.ndarray:
+    """The whole numbers of runs (first, length), one run after the other."""
+    found = [np.arange(first, first + length) for first, length in runs]
+    return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+
+
 def _stored(segment: Segment, start: int, deal: Deal, keeper: int, block: int) -> Stored:
-    rows, positions = [], []
+    runs: list[tuple[int, int, int]] = []
     for number in range(segment.start // block, -(-segment.end // block)):
         if deal.owner(number) != keeper:
             continue
         low = max(number * block, segment.start)
         high = min((number + 1) * block, segment.end)
         local = (deal.blocks(number, keeper) - number) * block
-        rows.extend(range(start + low - segment.start, start + high - segment.start))
-        positions.extend(range(low + local, high + local))
-    return Stored(segment.request, tuple(rows), tuple(positions))
+        runs.append((start + low - segment.start, low + local, high - low))
+    return Stored(segment.request, tuple(runs))
+
+
+def slots_of(part: Share, tables: Mapping[int, Sequence[int]], block: int) -> np.ndarray:
+    """Where a keeper's new keys lie, as indices into [N * P]; `tables`: request -> its blocks."""
+    found = [stored.slots(tables[stored.request], block) for stored in part.stored]
+    return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)

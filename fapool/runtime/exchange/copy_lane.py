@@ -1,0 +1,137 @@
+"""A lane of one-sided writes into the partners' memory: copy engines at work, no kernel.
+
+Nothing waits on an SM while others compute: a copy waits in its own stream, and what comes is
+waited for by one thread block where the current stream has nothing else to do.
+
+    memory at each rank   [slot 0 [partner 0][partner 1] ..][slot 1 ..] ..
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+import torch.distributed as dist
+import torch.distributed._symmetric_memory as symmetric
+from torch import Tensor
+
+from fapool.phases import Phase
+from fapool.runtime.exchange.lane import LaneSpans, Outline, Parcel, Stop
+
+ALIGNMENT = 256  # bytes
+TIMEOUT_MS = 60_000
+
+
+class Yard:
+    """Memory that all ranks of `group` can write, parted by slot and partner. Collective.
+
+    A rank is written to on one lane only (queries at the pool, answers at the base): one yard
+    serves both.
+    """
+
+    def __init__(
+        self,
+        group: dist.ProcessGroup,
+        device: torch.device,
+        *,
+        slots: int,
+        partners: int,
+        parcel_bytes: int,
+    ) -> None:
+        self.rank, self.world = dist.get_rank(group), dist.get_world_size(group)
+        self._partners, self._parcel_bytes = partners, aligned(parcel_bytes)
+        self.num_bytes = slots * partners * self._parcel_bytes
+        memory = symmetric.empty(self.num_bytes, dtype=torch.uint8, device=device)
+        self.handle = symmetric.rendezvous(memory, group)
+        ranks = range(self.world)
+        self._memory = [self.handle.get_buffer(r, (self.num_bytes,), torch.uint8) for r in ranks]
+        pad = (slots * self.world,)
+        self.pads = [self.handle.get_signal_pad(r, pad, torch.uint32) for r in ranks]
+
+    def parcel(self, rank: int, slot: int, index: int) -> Tensor:
+        """Bytes at `rank` for what its `index`-th partner sends in a slot."""
+        start = (slot * self._partners + index) * self._parcel_bytes
+        return self._memory[rank][start : start + self._parcel_bytes]
+
+
+class CopyLane:
+    """See `Lane`. `indices`: of each partner, which of its partners this rank is."""
+
+    def __init__(self, yard: Yard, indices: dict[int, int], spans: LaneSpans) -> None:
+        self._yard, self._indices, self._spans = yard, indices, spans
+        self._order = {rank: i for i, rank in enumerate(indices)}
+        self._stream = torch.cuda.Stream(priority=-1)
+        self._sent: dict[int, list[Tensor]] = {}  # read until the slot is answered
+        self.peak_bytes = yard.num_bytes
+
+    def send(self, stop: Stop, parcels: Sequence[Parcel]) -> None:
+        """See `Lane.send`."""
+        sizes = {rank: sum(x.nbytes for x in tensors) for rank, tensors in parcels}
+        with self._spans.sends(stop, sizes):
+            self._stream.wait_event(torch.cuda.current_stream().record_event())
+            with torch.cuda.stream(self._stream):
+                for rank, tensors in parcels:
+                    self._write(stop.slot, rank, tensors)
+        self._sent[stop.slot] = [x for _, tensors in parcels for x in tensors]
+
+    def expect(self, stop: Stop, outlines: Sequence[Outline]) -> CopyArrival:
+        """See `Lane.expect`."""
+        found, sizes = [], {}
+        for rank, shapes in outlines:
+            parcel = self._yard.parcel(self._yard.rank, stop.slot, self._order[rank])
+            found.append(unpacked(parcel, shapes))
+            sizes[rank] = sum(x.nbytes for x in found[-1])
+        return CopyArrival(self._yard, stop.slot, found, sizes, self._spans.waits(stop, sizes))
+
+    def drain(self) -> None:
+        """See `Lane.drain`."""
+        if self._sent:
+            with self._spans.within(Phase.DRAIN):
+                torch.cuda.current_stream().wait_stream(self._stream)
+            self._sent.clear()
+
+    def _write(self, slot: int, rank: int, tensors: Sequence[Tensor]) -> None:
+        parcel = self._yard.parcel(rank, slot, self._indices[rank])
+        there = unpacked(parcel, [(tuple(x.shape), x.dtype) for x in tensors])
+        for target, x in zip(there, tensors, strict=True):
+            assert x.is_contiguous()
+            if x.numel():
+                target.copy_(x, non_blocking=True)
+        # By the stream itself, after the copies: a kernel would wait for a free SM.
+        torch._C._distributed_c10d._SymmetricMemory.stream_write_value32(
+            self._yard.pads[rank], slot * self._yard.world + self._yard.rank, 1
+        )
+
+
+class CopyArrival:
+    """See `Arrival`."""
+
+    def __init__(
+        self, yard: Yard, slot: int, found: list[list[Tensor]], sizes: dict[int, int], span
+    ) -> None:
+        self._yard, self._slot, self._found, self._sizes = yard, slot, found, sizes
+        self._span = span
+
+    def wait(self) -> list[list[Tensor]]:
+        """See `Arrival.wait`."""
+        with self._span:
+            for rank in self._sizes:
+                self._yard.handle.wait_signal(rank, channel=self._slot, timeout_ms=TIMEOUT_MS)
+        return self._found
+
+
+def aligned(num_bytes: int) -> int:
+    """`num_bytes` rounded up."""
+    return -(-num_bytes // ALIGNMENT) * ALIGNMENT
+
+
+def unpacked(parcel: Tensor, shapes: Sequence[tuple[tuple[int, ...], torch.dtype]]) -> list[Tensor]:
+    """Views of a parcel's bytes: each tensor begins on a border of ALIGNMENT."""
+    found, start = [], 0
+    for shape, dtype in shapes:
+        size = prod(shape) * dtype.itemsize
+        assert start + size <= len(parcel), "a parcel is larger than its place"
+        found.append(parcel[start : start + size].view(dtype).view(shape))
+        start += aligned(size)
+    return found

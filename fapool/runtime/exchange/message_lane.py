@@ -1,0 +1,88 @@
+"""A lane of messages of a process group: NCCL, or gloo on CPUs and where GPUs are shared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fapool.phases import Phase
+from fapool.runtime.exchange.lane import LaneSpans, Outline, Parcel, Stop
+
+
+class MessageLane:
+    """See `Lane`. One batch of messages a stop, on a group that carries nothing the other way."""
+
+    def __init__(self, group: dist.ProcessGroup, device: torch.device, spans: LaneSpans) -> None:
+        self._group, self._device, self._spans = group, device, spans
+        self._by_host = dist.get_backend(group) == "gloo" and device.type == "cuda"
+        self._sent: dict[int, tuple[list[dist.Work], list[Tensor]]] = {}
+        self._live: dict[tuple[str, int], int] = {}
+        self.peak_bytes = 0
+
+    def send(self, stop: Stop, parcels: Sequence[Parcel]) -> None:
+        """See `Lane.send`."""
+        self._forget(stop.slot)
+        sizes = {rank: sum(x.nbytes for x in tensors) for rank, tensors in parcels}
+        with self._spans.sends(stop, sizes):
+            kept = [(self._outside(x), rank) for rank, xs in parcels for x in xs if x.numel()]
+            self._sent[stop.slot] = self._post(dist.isend, kept), [x for x, _ in kept]
+        self._count(("sent", stop.slot), sum(sizes.values()))
+
+    def expect(self, stop: Stop, outlines: Sequence[Outline]) -> MessageArrival:
+        """See `Lane.expect`."""
+        where = "cpu" if self._by_host else self._device
+        with self._spans.within(Phase.POST, stop.layer):
+            buffers = [
+                [torch.empty(shape, dtype=dtype, device=where) for shape, dtype in shapes]
+                for _, shapes in outlines
+            ]
+            pairs = zip(outlines, buffers, strict=True)
+            filled = [(x, rank) for (rank, _), xs in pairs for x in xs if x.numel()]
+            works = self._post(dist.irecv, filled)
+        sizes = {o[0]: sum(x.nbytes for x in xs) for o, xs in zip(outlines, buffers, strict=True)}
+        self._count(("coming", stop.slot), sum(sizes.values()))
+        return MessageArrival(works, buffers, self._device, self._spans.waits(stop, sizes))
+
+    def drain(self) -> None:
+        """See `Lane.drain`."""
+        if self._sent:
+            with self._spans.within(Phase.DRAIN):
+                for slot in list(self._sent):
+                    self._forget(slot)
+        self._live.clear()
+
+    def _forget(self, slot: int) -> None:
+        works, _ = self._sent.pop(slot, ((), ()))
+        for work in works:
+            work.wait()
+
+    def _outside(self, x: Tensor) -> Tensor:
+        assert x.is_contiguous()
+        return x.cpu() if self._by_host else x
+
+    def _post(self, how, messages: list[tuple[Tensor, int]]) -> list[dist.Work]:
+        calls = [dist.P2POp(how, x, rank, self._group) for x, rank in messages]
+        return dist.batch_isend_irecv(calls) if calls else []
+
+    def _count(self, what: tuple[str, int], num_bytes: int) -> None:
+        self._live[what] = num_bytes
+        self.peak_bytes = max(self.peak_bytes, sum(self._live.values()))
+
+
+class MessageArrival:
+    """See `Arrival`."""
+
+    def __init__(
+        self, works: list[dist.Work], buffers: list[list[Tensor]], device: torch.device, span
+    ) -> None:
+        self._works, self._buffers, self._device, self._span = works, buffers, device, span
+
+    def wait(self) -> list[list[Tensor]]:
+        """See `Arrival.wait`."""
+        with self._span:
+            for work in self._works:
+                work.wait()
+            return [[x.to(self._device) for x in tensors] for tensors in self._buffers]
