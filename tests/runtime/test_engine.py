@@ -1,10 +1,24 @@
-"""What the engine does around its steps."""
+"""What the engine does around its steps, in their order, however far the host is ahead."""
 
 import gc
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from fapool.runtime.engine import uncollected
+from fapool import schedule
+from fapool.instrument.recorder import Recorder
+from fapool.phases import Role
+from fapool.runtime.engine import AHEAD, Engine, uncollected
+from fapool.spec import Static, Workload
+from fapool.workload import Request
+from tests.synthetic import small_spec
+
+CPU = torch.device("cpu")
+WORK = Workload(batch=2, context=9, output=5)
+SPEC = small_spec(plan=Static(), workload=WORK, block=4, prefill_chunk=8)
+REQUESTS = [Request(id=number, context=4 + number, output=2 + number) for number in range(5)]
+STEPS = list(schedule.steps(REQUESTS, batch=2, chunk=8))
 
 
 def test_garbage_waits_until_the_steps_are_over_even_if_they_fail():
@@ -12,3 +26,138 @@ def test_garbage_waits_until_the_steps_are_over_even_if_they_fail():
         assert not gc.isenabled()
         raise RuntimeError
     assert gc.isenabled()
+
+
+class FakePlan:
+    """Chooses 100 x request + its how many-th token; leases request 3 once it decodes."""
+
+    def __init__(self, log: list) -> None:
+        self.log, self.leased, self.leases = log, 0, {}
+        self.cache = SimpleNamespace(num_tokens=7)
+        self.given: dict[int, int] = {}
+        self.out = torch.zeros(8, dtype=torch.int64)  # as a graph's: written anew in every step
+
+    def run(self, step):
+        self.log.append(("run", step.index))
+        if step.kind == "decode" and any(s.request == 3 for s in step.segments):
+            self.leases.setdefault(3, SimpleNamespace(tokens=11))
+        emitters = [segment.request for segment in step.segments if segment.emits]
+        for row, request in enumerate(emitters):
+            number = self.given[request] = self.given.get(request, 0) + 1
+            self.out[row] = 100 * request + number
+        return [(emitters, self.out[: len(emitters)])]
+
+    def end(self, step):
+        self.log.append(("end", step.index))
+        for request in step.finished:
+            self.leases.pop(request, None)
+
+    def settle(self):
+        self.log.append(("settle", -1))
+
+
+class FakeControl:
+    """Says stop before step `stops`, if any."""
+
+    def __init__(self, stops: int = -1) -> None:
+        self.stops, self.ticks = stops, 0
+
+    def barrier(self) -> None: ...
+
+    def settle(self) -> None: ...
+
+    def tick(self, span, role) -> bool:
+        self.ticks += 1
+        return self.ticks - 1 != self.stops
+
+    def share(self, values, source):
+        return values
+
+
+def play(monkeypatch, ahead: int, *, stops: int = -1, sample_every: int = 16):
+    """What was played, what happened in which order, and the rows of steps."""
+    log: list[tuple[str, int]] = []
+    recorder = Recorder(rank=0, role=Role.BASE, device=CPU, sample_every=sample_every)
+    seat = SimpleNamespace(device=CPU, place=SimpleNamespace(role=Role.BASE))
+    engine = Engine(seat, recorder, FakeControl(stops))
+    monkeypatch.setattr(engine, "_on_gpu", True)  # a CPU's tensors, a GPU's order of things
+    monkeypatch.setattr(engine, "_fetch", torch.Tensor.clone)
+    played = engine.play(
+        FakePlan(log),
+        SPEC,
+        REQUESTS,
+        repeat=0,
+        before=lambda step: log.append(("before", step.index)),
+        after=lambda step, totals: log.append(("after", step.index)),
+        ahead=ahead,
+    )
+    return played, log, recorder.columns()[1]
+
+
+@pytest.mark.parametrize("ahead", [0, 1, AHEAD])
+def test_a_step_ends_on_the_host_before_the_device_is_waited_for(monkeypatch, ahead):
+    _, log, _ = play(monkeypatch, ahead)
+    expected = []
+    for step in STEPS:
+        expected += [(name, step.index) for name in ("before", "run", "end")]
+        if step.index >= ahead:
+            expected.append(("after", step.index - ahead))
+    expected += [("after", step.index) for step in STEPS[len(STEPS) - ahead :]]
+    assert log == [*expected, ("settle", -1)]
+
+
+@pytest.mark.parametrize("ahead", [0, 1, AHEAD])
+def test_tokens_and_moments_are_those_of_their_steps_however_far_the_host_is_ahead(
+    monkeypatch, ahead
+):
+    played, _, steps = play(monkeypatch, ahead)
+    for request in REQUESTS:
+        expected = [100 * request.id + number + 1 for number in range(request.output)]
+        assert played.tokens[request.id] == expected
+    ends = dict(zip(steps["step"], steps["end_ns"], strict=True))
+    starts = dict(zip(steps["step"], steps["start_ns"], strict=True))
+    for step in STEPS:
+        for request in step.admitted:
+            assert played.timings[request.id].admitted_ns == starts[step.index]
+        for request in step.first_tokens:
+            assert played.timings[request].first_ns == ends[step.index]
+        for request in step.finished:
+            assert played.timings[request].last_ns == ends[step.index]
+    assert played.finished == [request for step in STEPS for request in step.finished]
+    leased = {request: timing.leased_at for request, timing in played.timings.items()}
+    assert leased == {0: -1, 1: -1, 2: -1, 3: 11, 4: -1}
+    assert steps["kv_tokens"] == [7] * len(STEPS)
+
+
+@pytest.mark.parametrize("ahead", [0, AHEAD])
+def test_steps_under_way_are_finished_when_the_run_is_stopped(monkeypatch, ahead):
+    played, log, steps = play(monkeypatch, ahead, stops=4)
+    assert played.stopped
+    assert [index for name, index in log if name == "after"] == [0, 1, 2, 3]
+    assert steps["step"] == [0, 1, 2, 3]
+
+
+def test_the_host_stays_behind_where_the_next_step_records_the_same_events(monkeypatch):
+    _, log, _ = play(monkeypatch, AHEAD, sample_every=1)
+    at = [log.index(("after", step.index)) for step in STEPS[:-1]]
+    following = [log.index(("run", step.index)) for step in STEPS[1:]]
+    assert all(after < run for after, run in zip(at, following, strict=True))
+
+
+@pytest.mark.gpu(1)
+def test_a_gpus_tokens_are_whole_when_their_step_is_finished():
+    device = torch.device("cuda", torch.cuda.current_device())
+    recorder = Recorder(rank=0, role=Role.BASE, device=device)
+    seat = SimpleNamespace(device=device, place=SimpleNamespace(role=Role.BASE))
+    plan = FakePlan([])
+    plan.out, choose = plan.out.to(device), plan.run
+
+    def slowly(step):
+        torch.cuda._sleep(20_000_000)
+        return choose(step)
+
+    plan.run = slowly
+    played = Engine(seat, recorder, FakeControl()).play(plan, SPEC, REQUESTS, repeat=0)
+    for request in REQUESTS:
+        expected = [100 * request.id + number + 1 for number in range(request.output)]
+        assert played.tokens[request.id] == expected
