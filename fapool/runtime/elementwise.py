@@ -1,6 +1,7 @@
-"""What the model does between its matrix products, in torch or with one kernel per operation.
+"""What the model does beside attention, in torch or with one kernel per operation.
 
-    shapes:  T tokens, E hidden, H heads, K KV heads, D head dim, N blocks, P tokens of a block
+    shapes:  T tokens, E hidden or inputs, O outputs, H heads, K KV heads, D head dim, N blocks,
+             P tokens of a block
 
 No operation copies between host and device or waits for the device: all may be captured.
 """
@@ -12,6 +13,8 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from fapool.runtime.linear import linear
 
 try:
     from fapool.runtime.kernels import elementwise as kernels
@@ -55,6 +58,12 @@ class Elementwise(Protocol):
 
     def gelu(self, x: Tensor) -> Tensor:
         """The exact GELU, in place."""
+
+    def linear(self, x: Tensor, w: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """x [T, E], w [O, E] -> x w^T [T, O], in `dtype` (x's own)."""
+
+    def linear_gelu(self, x: Tensor, w: Tensor) -> Tensor:
+        """The exact GELU of `linear`."""
 
 
 def operations(device: torch.device, dtype: torch.dtype) -> Elementwise:
@@ -110,9 +119,20 @@ class TorchOps:
         """See `Elementwise.gelu`."""
         return torch.ops.aten.gelu_(x)
 
+    def linear(self, x: Tensor, w: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """See `Elementwise.linear`."""
+        return (x @ w.T).to(dtype or x.dtype)
+
+    def linear_gelu(self, x: Tensor, w: Tensor) -> Tensor:
+        """See `Elementwise.linear_gelu`."""
+        return self.gelu(x @ w.T)
+
 
 class TritonOps(TorchOps):
-    """One kernel per operation, on the current CUDA device; GELU is one in torch already."""
+    """One kernel per operation, on the current CUDA device; GELU is one in torch already.
+
+    Where products have few rows, those too are ours; see fapool/runtime/linear.py.
+    """
 
     def add_norm(
         self, x: Tensor, delta: Tensor | None, gain: Tensor, eps: float
@@ -133,3 +153,11 @@ class TritonOps(TorchOps):
     def append(self, k_pages: Tensor, v_pages: Tensor, slots: Tensor, k: Tensor, v: Tensor) -> None:
         """See `Elementwise.append`."""
         kernels.append(k_pages, v_pages, slots, k, v)
+
+    def linear(self, x: Tensor, w: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """See `Elementwise.linear`."""
+        return linear(x, w, dtype=dtype)
+
+    def linear_gelu(self, x: Tensor, w: Tensor) -> Tensor:
+        """See `Elementwise.linear_gelu`."""
+        return linear(x, w, gelu=True)

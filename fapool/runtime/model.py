@@ -75,11 +75,12 @@ class Decoder:
                 q, k, v = self._project(weights, normed, rotation)
             attended = yield number, q, k, v
             with self._span(Phase.OUTPUT, layer=number):
-                product = attended.flatten(1) @ weights.output.T
+                product = self._ops.linear(attended.flatten(1), weights.output)
             product = total(product, layer=number)
             with self._span(Phase.FFN, layer=number):
                 x, normed = self._ops.add_norm(x, product, weights.norm_ffn, self._eps)
-                product = self._ops.gelu(normed @ weights.ffn_in.T) @ weights.ffn_out.T
+                inner = self._ops.linear_gelu(normed, weights.ffn_in)
+                product = self._ops.linear(inner, weights.ffn_out)
             product = total(product, layer=number)
         if product is None:
             return x
@@ -89,15 +90,15 @@ class Decoder:
     def logits(self, x: Tensor, vocab: range) -> Tensor:
         """Hidden states [T, E] -> logits [T, len(vocab)], fp32 or wider."""
         _, normed = self._ops.add_norm(x, None, self._weights.norm_final, self._eps)
-        product = normed @ self._weights.embedding[vocab.start : vocab.stop].T
-        return product if product.dtype == torch.float64 else product.float()
+        rows = self._weights.embedding[vocab.start : vocab.stop]
+        return self._ops.linear(normed, rows, torch.promote_types(normed.dtype, torch.float32))
 
     def _project(
         self, weights: LayerWeights, normed: Tensor, rotation: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
         heads = self._num_heads or weights.output.shape[1] // self._dim
         kv_heads = (weights.qkv.shape[0] // self._dim - heads) // 2
-        return self._ops.rotate(normed @ weights.qkv.T, *rotation, heads, kv_heads)
+        return self._ops.rotate(self._ops.linear(normed, weights.qkv), *rotation, heads, kv_heads)
 
 
 def _any(weights: Weights) -> Tensor:

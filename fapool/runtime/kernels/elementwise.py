@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fapool.runtime.kernels.chaining import chains, gdc_launch_dependents, gdc_wait
+
 PER_WARP = 256
 """Elements: 8 for each thread, 16 bytes of half precision in one access."""
 
@@ -35,7 +37,9 @@ def add_norm(x: Tensor, delta: Tensor | None, gain: Tensor, eps: float) -> tuple
         WIDTH=width,
         BLOCK=block,
         ADDS=delta is not None,
+        CHAIN=chains(x.device),
         num_warps=_warps(block),
+        launch_pdl=chains(x.device),
     )
     return total, normed
 
@@ -72,7 +76,9 @@ def rotate(
         HALF=half,
         TILE=tile,
         BLOCK=block,
+        CHAIN=chains(qkv.device),
         num_warps=_warps(tile * block),
+        launch_pdl=chains(qkv.device),
         enable_fp_fusion=False,  # a fused multiply-add would leave out one rounding of two
     )
     pieces = out.split([tokens * part * 2 * half for part in parts])
@@ -115,8 +121,12 @@ def _add_norm(
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     ADDS: tl.constexpr,
+    CHAIN: tl.constexpr,
 ):
     """One program per token."""
+    if CHAIN:
+        gdc_launch_dependents()
+        gdc_wait()
     row = tl.program_id(0).to(tl.int64) * WIDTH
     at = tl.arange(0, BLOCK)
     inside = at < WIDTH
@@ -165,8 +175,12 @@ def _rotate(
     HALF: tl.constexpr,
     TILE: tl.constexpr,
     BLOCK: tl.constexpr,
+    CHAIN: tl.constexpr,
 ):
     """One program per head and `TILE` tokens. `out` holds all q, then all k, then all v."""
+    if CHAIN:
+        gdc_launch_dependents()
+        gdc_wait()
     dtype = out_ptr.dtype.element_ty
     head = tl.program_id(1)
     token = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)[:, None]
