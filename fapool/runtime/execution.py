@@ -111,20 +111,25 @@ class Execution:
 
     def measure(self) -> str:
         """Warm up, repeat the workload, trace a few steps; "finished" or "stopped"."""
+        outcome = self._measure()
+        if outcome == "finished" and self._spec.capture.profile_steps:
+            self._live.stage("tracing")
+            self._trace()
+        self._live.stage("writing")
+        return outcome
+
+    def _measure(self) -> str:
         with self._plan(self._spec) as plan:
             for _ in range(self._spec.warmup):
                 self._live.stage("warming up")
                 if self._warm_up(plan).stopped:
-                    return self._finish("stopped")
+                    return "stopped"
             self._seat.transport.forget_peak()  # of the check, whose prompts are others
             for repeat in range(self._spec.repeats):
                 self._live.stage("running")
                 if self._repeat(plan, repeat).stopped:
-                    return self._finish("stopped")
-        if self._spec.capture.profile_steps:
-            self._live.stage("tracing")
-            self._trace()
-        return self._finish("finished")
+                    return "stopped"
+        return "finished"
 
     def write(self) -> None:
         """Write this rank's tables; rank 0 joins everybody's and adds what concerns the run."""
@@ -229,10 +234,6 @@ class Execution:
 
     def _first_decode(self) -> int:
         return next((step.index for step in self._steps() if step.kind == "decode"), 0)
-
-    def _finish(self, outcome: str) -> str:
-        self._live.stage("writing")
-        return outcome
 
     def _join(self) -> None:
         self._folder.merge_parts()

@@ -118,6 +118,14 @@ class KVCache:
         index = layer - self.layers.start
         self._ops.append(self._k[index], self._v[index], slots, k, v)
 
+    def place_of(self, layer: int, slots: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Where new keys at `slots` are to be written: k, v pages [N, P, K, D] and the slots.
+
+        None where there are no blocks at all.
+        """
+        index = layer - self.layers.start
+        return (self._k[index], self._v[index], slots) if self._pool.blocks else None
+
     def read(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values at `slots` [T], all layers: two tensors [L, T, K, D], copied."""
         return self._k.flatten(1, 2)[:, slots], self._v.flatten(1, 2)[:, slots]

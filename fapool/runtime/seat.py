@@ -12,11 +12,10 @@ from fapool.instrument.recorder import Recorder
 from fapool.phases import Role
 from fapool.runtime.attention import Backends, choose
 from fapool.runtime.attention.base import reads_pages
-from fapool.runtime.exchange.arena import unfit
 from fapool.runtime.exchange.collective import Collective
 from fapool.runtime.exchange.lanes import Lanes, open_lanes
 from fapool.runtime.exchange.link import BaseLink, PoolLink
-from fapool.runtime.exchange.message_link import open_links
+from fapool.runtime.exchange.opening import one_sided, open_links, open_sum
 from fapool.runtime.exchange.process_group import ProcessGroupTransport
 from fapool.runtime.frames import Splitter
 from fapool.runtime.kvcache import KVCache
@@ -129,7 +128,12 @@ def take(
         recorder=recorder,
         backends=choose(spec.backend, device=device, dtype=dtype, head_dim=spec.model.head_dim),
         weights=_weights(Source(spec.model, spec.seed, device), place),
-        peers=Collective(groups.peers, place.tp_peers or (place.rank,), span),
+        peers=Collective(
+            groups.peers,
+            place.tp_peers or (place.rank,),
+            span,
+            small=open_sum(spec, device, groups.peers),
+        ),
         shards=Collective(groups.shards, place.kv_peers or (place.rank,), span, ":shards"),
         transport=ProcessGroupTransport(groups.world, place.rank, span),
         token_transport=ProcessGroupTransport(groups.tokens, place.rank, span, ":tokens"),
@@ -141,16 +145,16 @@ def take(
 def _links(
     spec: RunSpec, place: Place, device: torch.device, groups: Groups, span: Span
 ) -> tuple[BaseLink | PoolLink, ...]:
-    """A link for each half-batch. On groups of their own: NCCL does a group's messages in turn."""
     if not isinstance(spec.plan, FAPool) or not spec.plan.pool:
         return ()
-    shape = {
-        "rows": max(spec.workload.batch, PROBE_BATCH),
-        "dtype": getattr(torch, spec.model.dtype),
-    }
-    return tuple(
-        open_links(spec, place.rank, **shape, device=device, group=group, span=span, name=name)[0]
-        for name, group in ((":link", groups.world), (":link1", groups.tokens))
+    return open_links(
+        spec,
+        place.rank,
+        rows=max(spec.workload.batch, PROBE_BATCH),
+        device=device,
+        groups=(groups.world, groups.tokens),
+        span=span,
+        shared=one_sided(spec, device, groups.world),
     )
 
 
@@ -159,14 +163,13 @@ def _lanes(
 ) -> Lanes | None:
     if not isinstance(spec.plan, FAPool) or not spec.plan.pool:
         return None
-    wanted = spec.transport != "messages"
     return open_lanes(
         spec,
         place.rank,
         device=device,
         groups=(groups.world, groups.tokens),
         span=span,
-        by_copies=wanted and unfit(device, groups.world) is None,
+        by_copies=one_sided(spec, device, groups.world),
         least_rows=PROBE_BLOCKS * spec.block,
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -23,12 +25,14 @@ class Collective:
         peers: tuple[int, ...],
         span: Span,
         name: str = "",
+        small: Any = None,
     ) -> None:
+        """`small`: what sums on this group without it, see `reduction.SmallSum`."""
         assert group is not None or len(peers) == 1
         self._group, self._peers, self._span = group, peers, span
         self._by_host = group is not None and dist.get_backend(group) == "gloo"
         self._channel = "+".join(map(str, peers)) + name
-        self._count = 0
+        self._count, self._small = 0, small
 
     @property
     def size(self) -> int:
@@ -39,7 +43,9 @@ class Collective:
         """The sum of every rank's `x`, in place."""
         if self.size > 1:
             with self._span(**self._labels(Phase.ALL_REDUCE, x.nbytes, layer)):
-                if not (self._by_host and x.is_cuda):
+                if self._small is not None:
+                    self._small.sum(x)
+                elif not (self._by_host and x.is_cuda):
                     dist.all_reduce(x, group=self._group)
                 else:
                     host = x.cpu()

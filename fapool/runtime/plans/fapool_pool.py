@@ -118,9 +118,7 @@ class FAPoolPool:
         for layer in self._place.layers:
             for number, (link, frame) in enumerate(halves):
                 seat.span.micro_batch = number if len(halves) > 1 else -1
-                q, k, v = link.queries(layer)
-                with seat.span(Phase.APPEND_KV, layer=layer):
-                    self.cache.append(layer, frame.slots, k, v)
+                q, _, _ = link.queries(layer, self.cache.place_of(layer, frame.slots))
                 with seat.span(Phase.ATTEND_PARTIAL, layer=layer):
                     view = self.cache.view(layer, frame.rows)
                     part = over(seat.backends.decode, q.unsqueeze(1), view)
