@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
 
+from fapool.balance import only_prefills, prefill_weights
 from fapool.deals import BASE, HOME, Deal, weighted
 from fapool.errors import SpecError
 from fapool.phases import Role
@@ -157,12 +158,17 @@ def lent_deal(spec: RunSpec, columns: Sequence[int]) -> Deal:
     """How the blocks of a request leased on `columns` are dealt: to them in turn.
 
     Where the base attends as well, its share is such that base and columns read equally long: each
-    as many blocks of a round as it has ranks that read different heads of them.
+    as many blocks of a round as it has ranks that read different heads of them. Where nothing is
+    decoded, it is such that base and columns end a prefill together: maybe none.
     """
     model, plan = spec.model, spec.plan
     if not plan.base_attends:
         return Deal(tuple(columns))
     groups, _ = pool_mesh(model, plan)
+    if only_prefills(spec):
+        kept, turn = prefill_weights(spec, len(columns), len(columns) * groups)
+        own = [(BASE, kept)] if kept else []
+        return weighted([*own, *((column, turn) for column in columns)])
     readers = model.kv_heads // len(_kv_heads(model, plan.base, 0))
     common = gcd(readers, groups)
     shares = [(BASE, readers // common), *((column, groups // common) for column in columns)]

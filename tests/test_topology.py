@@ -24,7 +24,7 @@ MODEL = {"layers": 5, "hidden": 64, "head_dim": 16, "ffn": 96, "vocab": 101, "dt
 
 def make_spec(plan, *, heads: int = 8, kv_heads: int = 8) -> RunSpec:
     model = Model(heads=heads, kv_heads=kv_heads, **MODEL)
-    work = Workload(context=16, output=1)
+    work = Workload(context=16, output=2)
     return RunSpec(model=model, plan=plan, workload=work, block=16, prefill_chunk=16)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,8 +13,9 @@ from fapool.runtime.attention import Backends
 from fapool.runtime.attention.base import causal, over
 from fapool.runtime.batch import Batch
 from fapool.runtime.kvcache import KVCache
-from fapool.runtime.partial import merge
+from fapool.runtime.partial import Partial
 from fapool.runtime.rows import Rows
+from fapool.runtime.sequence.merging import merge_into
 from fapool.runtime.span import Span
 
 
@@ -36,10 +38,11 @@ class LocalAttention:
         """Look up blocks once for all layers; counts the batch's tokens as cached."""
         cache, slots = self.cache, []
         for segment in batch.segments:
-            slots += cache.slots(segment.request, range(segment.start, segment.end))
+            block, within = np.divmod(np.arange(segment.start, segment.end), cache.block_tokens)
+            slots.append(cache.tables[segment.request][block] * cache.block_tokens + within)
             cache.tokens[segment.request] = segment.end
         past = (cache.rows([s.request], [s.start]) if s.start else None for s in batch.segments)
-        return LocalBatch(batch, batch.index(slots), tuple(past))
+        return LocalBatch(batch, batch.index(np.concatenate(slots)), tuple(past))
 
     def attend(self, step: LocalBatch, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q [T, H, D], k and v [T, K, D] of the batch's tokens -> [T, H, D]."""
@@ -52,8 +55,9 @@ class LocalAttention:
             ):
                 own = slice(start, start + segment.length)
                 part = causal(backend, q[own], k[own], v[own])
+                part = Partial(part.out.contiguous(), part.lse)
                 if past is not None:
-                    before = over(backend, q[own].unsqueeze(0), self.cache.view(layer, past))
-                    part = merge([part, before])
+                    view = self.cache.view(layer, past)
+                    merge_into(part, [over(backend, q[own].unsqueeze(0), view)])
                 outs.append(part.out)
             return outs[0] if len(outs) == 1 else torch.cat(outs)

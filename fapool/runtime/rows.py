@@ -5,7 +5,7 @@ shapes:  N blocks, P tokens of a block, K KV heads, D head dim, B requests, W wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -31,12 +31,12 @@ class Rows:
         """Block numbers [B, widest], int32, padded with 0."""
         widest = max(1, max(map(len, self.blocks), default=1))
         padded = [[*blocks, *[0] * (widest - len(blocks))] for blocks in self.blocks]
-        return torch.tensor(padded, dtype=torch.int32, device=self.device)
+        return _on(self.device, padded)
 
     @cached_property
     def seqlens(self) -> Tensor:
         """Tokens [B], int32."""
-        return torch.tensor(self.lengths, dtype=torch.int32, device=self.device)
+        return _on(self.device, self.lengths)
 
     @cached_property
     def runs(self) -> tuple[tuple[int, int, int, int | None], ...]:
@@ -115,7 +115,7 @@ class KVView:
             length = self.rows.lengths[row]
             at = slice(row, row + count)
             if start is None:
-                blocks = torch.tensor(self.rows.blocks[row], device=self.k_pages.device)
+                blocks = _on(self.k_pages.device, self.rows.blocks[row])
                 pair = (pages[blocks].flatten(0, 1)[None, :length] for pages in self._pages)
             else:
                 pair = (_strided(pages, start, count, stride, length) for pages in self._pages)
@@ -124,6 +124,12 @@ class KVView:
     @property
     def _pages(self) -> tuple[Tensor, Tensor]:
         return self.k_pages, self.v_pages
+
+
+def _on(device: torch.device, numbers: Sequence) -> Tensor:
+    """int32, copied without making the host wait."""
+    host = torch.tensor(numbers, dtype=torch.int32)
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
 
 
 def _strided(pages: Tensor, start: int, count: int, stride: int, length: int) -> Tensor:
