@@ -1,7 +1,8 @@
 """Decode steps of every layout on the same GPUs, each checked first, beside the physical limit.
 
     torchrun --nproc-per-node 4 benchmarks/decode.py --out results            # or 2
-    torchrun --nproc-per-node 2 benchmarks/decode.py --out results --only 64,16384 --plans fapool
+    torchrun --nproc-per-node 2 benchmarks/decode.py --out results --plans fapool \
+        --only paper-4l,64,16384
 
 The paper's 4-layer model in bf16, with as many KV heads as query heads (MHA) or one (MQA). A row
 says the median of the decode steps of rank 0 without spans in them, with their 10th and 90th
@@ -146,11 +147,11 @@ def _took(steps):
 
 def points(options, ranks: int) -> list[RunSpec]:
     """All that is to be run."""
-    wanted = {tuple(map(int, point.split(","))) for point in options.only or ()}
-    grid = [g for g in GRID if not wanted or g[1:] in wanted]
+    wanted = set(options.only or ())
+    grid = [g for g in GRID if not wanted or "{},{},{}".format(*g) in wanted]
     named = [p for p in plans(ranks) if not options.plans or p.kind in options.plans]
     specs = [spec_of(*(g[0], plan, *g[1:]), options) for g in grid for plan in named]
-    if not wanted or (64, BELOW) in wanted:
+    if not wanted or f"paper-4l,64,{BELOW}" in wanted:
         for plan in (Static(), FAPool(base=1, pool=ranks - 1, threshold=2 * BELOW)):
             specs += [spec_of("paper-4l", plan, batch, BELOW, options) for batch in (1, 64)]
     return specs
@@ -161,7 +162,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--output", type=int, default=64, help="tokens generated per request")
-    parser.add_argument("--only", nargs="*", help="points, as batch,context")
+    parser.add_argument("--only", nargs="*", help="points, as model,batch,context")
     parser.add_argument("--plans", nargs="*", help="kinds: static helix fapool")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--transport", default="auto")
