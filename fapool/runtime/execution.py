@@ -124,7 +124,7 @@ class Execution:
                 self._live.stage("warming up")
                 if self._warm_up(plan).stopped:
                     return "stopped"
-            self._seat.transport.forget_peak()  # of the check, whose prompts are others
+            self._seat.forget_peak()  # of the check, whose prompts are others
             for repeat in range(self._spec.repeats):
                 self._live.stage("running")
                 if self._repeat(plan, repeat).stopped:
@@ -182,7 +182,7 @@ class Execution:
             if self._spec.capture.memory and now >= due_ns:
                 due_ns = now + self._meter.pause_ns
                 self._meter.set(Owner.KV_USED, plan.cache.used_bytes)
-                self._meter.set(Owner.BUFFERS, self._seat.transport.peak_bytes)
+                self._meter.set(Owner.BUFFERS, self._seat.peak_message_bytes)
                 self._meter.read(repeat, step.index, now + self._recorder.unix_offset_ns)
                 self._live.memory = self._meter.latest()
             self._live.step(step, totals, leases=plan.leased)

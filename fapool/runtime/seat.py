@@ -71,6 +71,17 @@ class Seat:
         return Decoder(self.weights, self.spec.model, self.span, len(self.place.heads))
 
     @property
+    def peak_message_bytes(self) -> int:
+        """Most that messages held here since `forget_peak`."""
+        return self.transport.peak_bytes + (self.lanes.peak_bytes if self.lanes else 0)
+
+    def forget_peak(self) -> None:
+        """Measure `peak_message_bytes` anew."""
+        self.transport.forget_peak()
+        if self.lanes:
+            self.lanes.forget_peak()
+
+    @property
     def capturable(self) -> bool:
         """Whether a decode step can be captured in a CUDA graph."""
         paged = reads_pages(self.backends.decode, self.spec.block)

@@ -101,5 +101,4 @@ def test_chunks_of_prompts_and_latest_tokens_go_in_by_request():
     assert torch.equal(found[7:], prompt(requests[3], vocab=97, seed=3)[:2])
     tokens.put([3, 0], torch.tensor([33, 30]))
     tokens.put([1], torch.tensor([11]))
-    decode = tuple(Segment(request, 20, 1, True) for request in (0, 1, 3))
-    assert tokens.inputs(Batch("decode", decode, CPU)).tolist() == [30, 11, 33]
+    assert tokens.latest[[0, 1, 3]].tolist() == [30, 11, 33]

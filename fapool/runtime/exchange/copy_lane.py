@@ -3,12 +3,13 @@
 Nothing waits on an SM while others compute: a copy waits in its own stream, and what comes is
 waited for by one thread block where the current stream has nothing else to do.
 
-    memory at each rank   [slot 0 [partner 0][partner 1] ..][slot 1 ..] ..
+    memory at each rank   [slot 0 [partner 0][partner 1] ..][slot 1 ..] ..   by its own `Places`
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 
 import torch
@@ -23,36 +24,49 @@ ALIGNMENT = 256  # bytes
 TIMEOUT_MS = 60_000
 
 
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """How one rank's memory is parted."""
+
+    slots: int
+    partners: int
+    parcel_bytes: int  # largest parcel
+
+    @property
+    def num_bytes(self) -> int:
+        """All of it."""
+        return self.slots * self.partners * aligned(self.parcel_bytes)
+
+    def of(self, slot: int, index: int) -> slice:
+        """Bytes for what the `index`-th partner sends in a slot."""
+        size = aligned(self.parcel_bytes)
+        start = (slot * self.partners + index) * size
+        return slice(start, start + size)
+
+
 class Yard:
-    """Memory that all ranks of `group` can write, parted by slot and partner. Collective.
+    """Memory that all ranks of `group` can write; `places`: of each. Collective.
 
     A rank is written to on one lane only (queries at the pool, answers at the base): one yard
     serves both.
     """
 
     def __init__(
-        self,
-        group: dist.ProcessGroup,
-        device: torch.device,
-        *,
-        slots: int,
-        partners: int,
-        parcel_bytes: int,
+        self, group: dist.ProcessGroup, device: torch.device, places: Sequence[Places]
     ) -> None:
         self.rank, self.world = dist.get_rank(group), dist.get_world_size(group)
-        self._partners, self._parcel_bytes = partners, aligned(parcel_bytes)
-        self.num_bytes = slots * partners * self._parcel_bytes
+        self._places = places
+        self.num_bytes = max(1, *(at.num_bytes for at in places))
         memory = symmetric.empty(self.num_bytes, dtype=torch.uint8, device=device)
         self.handle = symmetric.rendezvous(memory, group)
         ranks = range(self.world)
         self._memory = [self.handle.get_buffer(r, (self.num_bytes,), torch.uint8) for r in ranks]
-        pad = (slots * self.world,)
+        pad = (max(at.slots for at in places) * self.world,)
         self.pads = [self.handle.get_signal_pad(r, pad, torch.uint32) for r in ranks]
 
     def parcel(self, rank: int, slot: int, index: int) -> Tensor:
         """Bytes at `rank` for what its `index`-th partner sends in a slot."""
-        start = (slot * self._partners + index) * self._parcel_bytes
-        return self._memory[rank][start : start + self._parcel_bytes]
+        return self._memory[rank][self._places[rank].of(slot, index)]
 
 
 class CopyLane:
@@ -63,7 +77,7 @@ class CopyLane:
         self._order = {rank: i for i, rank in enumerate(indices)}
         self._stream = torch.cuda.Stream(priority=-1)
         self._sent: dict[int, list[Tensor]] = {}  # read until the slot is answered
-        self.peak_bytes = yard.num_bytes
+        self.peak_bytes = 0  # none but the yard's
 
     def send(self, stop: Stop, parcels: Sequence[Parcel]) -> None:
         """See `Lane.send`."""
@@ -90,6 +104,9 @@ class CopyLane:
             with self._spans.within(Phase.DRAIN):
                 torch.cuda.current_stream().wait_stream(self._stream)
             self._sent.clear()
+
+    def forget_peak(self) -> None:
+        """See `Lane.forget_peak`."""
 
     def _write(self, slot: int, rank: int, tensors: Sequence[Tensor]) -> None:
         parcel = self._yard.parcel(rank, slot, self._indices[rank])

@@ -51,7 +51,7 @@ class Arrival(Protocol):
 class Lane(Protocol):
     """Its calls run on the current stream and never make the host wait for a GPU."""
 
-    peak_bytes: int  # most that messages in flight held here
+    peak_bytes: int  # most that messages in flight held here, beside what is held for good
 
     def send(self, stop: Stop, parcels: Sequence[Parcel]) -> None:
         """Send what the current stream has made so far."""
@@ -61,6 +61,9 @@ class Lane(Protocol):
 
     def drain(self) -> None:
         """Wait until nothing that was sent from here is under way."""
+
+    def forget_peak(self) -> None:
+        """Measure `peak_bytes` anew, from what is under way."""
 
 
 class LaneSpans:

@@ -8,15 +8,17 @@ import torch
 import torch.distributed as dist
 
 from fapool.forecast.overlap import IN_FLIGHT, piece_rows
-from fapool.phases import Phase
-from fapool.runtime.exchange.copy_lane import ALIGNMENT, CopyLane, Yard
+from fapool.phases import Phase, Role
+from fapool.runtime.exchange.copy_lane import ALIGNMENT, CopyLane, Places, Yard
 from fapool.runtime.exchange.lane import Lane, LaneSpans
-from fapool.runtime.exchange.link import route
+from fapool.runtime.exchange.link import Route, route
 from fapool.runtime.exchange.message_lane import MessageLane
 from fapool.runtime.partial import lse_dtype
 from fapool.runtime.span import Span
 from fapool.spec import RunSpec
-from fapool.topology import place
+
+TENSORS = 3
+"""Of a parcel, at most."""
 
 
 class Lanes(NamedTuple):
@@ -24,11 +26,22 @@ class Lanes(NamedTuple):
 
     queries: Lane
     answers: Lane
+    held_bytes: int  # for good
+
+    @property
+    def peak_bytes(self) -> int:
+        """Most that messages held here since `forget_peak`."""
+        return self.held_bytes + self.queries.peak_bytes + self.answers.peak_bytes
+
+    def forget_peak(self) -> None:
+        """See `Lane.forget_peak`."""
+        self.queries.forget_peak()
+        self.answers.forget_peak()
 
     def drain(self) -> None:
         """See `Lane.drain`."""
-        for lane in self:
-            lane.drain()
+        self.queries.drain()
+        self.answers.drain()
 
 
 def open_lanes(
@@ -50,25 +63,28 @@ def open_lanes(
     there = LaneSpans(span, rank, ":queries", (Phase.SEND_QUERY, Phase.WAIT_QUERY))
     back = LaneSpans(span, rank, ":answers", (Phase.SEND_PARTIALS, Phase.WAIT_PARTIALS))
     if not by_copies:
-        lanes = (MessageLane(g, device, s) for g, s in zip(groups, (there, back), strict=True))
-        return Lanes(*lanes)
+        queries, answers = (
+            MessageLane(group, device, spans)
+            for group, spans in zip(groups, (there, back), strict=True)
+        )
+        return Lanes(queries, answers, 0)
+    rows = max(piece_rows(spec), least_rows)
     routes = [route(spec, other) for other in range(spec.plan.world)]
-    yard = Yard(
-        groups[0],
-        device,
-        slots=IN_FLIGHT,
-        partners=max(len(at.ends) for at in routes),
-        parcel_bytes=parcel_bytes(spec, max(piece_rows(spec), least_rows)),
-    )
+    yard = Yard(groups[0], device, [places_of(spec, at, rows) for at in routes])
     indices = {end.rank: end.index for end in routes[rank].ends}
-    return Lanes(CopyLane(yard, indices, there), CopyLane(yard, indices, back))
+    lanes = (CopyLane(yard, indices, spans) for spans in (there, back))
+    return Lanes(*lanes, yard.num_bytes)
 
 
-def parcel_bytes(spec: RunSpec, rows: int) -> int:
-    """The largest parcel for a piece of `rows`: its queries, and all of its keys to one column."""
+def places_of(spec: RunSpec, at: Route, rows: int) -> Places:
+    """Room at a rank for pieces of `rows`: queries and all of their keys, or their answers."""
     dtype = getattr(torch, spec.model.dtype)
-    at = place(spec, 0)
-    row = spec.model.head_dim * dtype.itemsize
-    query = (len(at.heads) + 2 * len(at.kv_heads)) * row
-    answer = len(at.heads) * (row + lse_dtype(dtype).itemsize)
-    return rows * max(query, answer) + 3 * ALIGNMENT
+    row, heads = spec.model.head_dim * dtype.itemsize, spec.model.heads // spec.plan.base
+    width = heads * (row + lse_dtype(dtype).itemsize)
+    if at.role is Role.POOL:
+        width = (heads + 2 * max((len(end.kv_heads) for end in at.ends), default=0)) * row
+    return Places(
+        slots=1 if spec.plan.overlap == "never" else IN_FLIGHT,
+        partners=len(at.ends),
+        parcel_bytes=rows * width + TENSORS * ALIGNMENT,
+    )

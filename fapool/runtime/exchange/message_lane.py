@@ -54,6 +54,10 @@ class MessageLane:
                     self._forget(slot)
         self._live.clear()
 
+    def forget_peak(self) -> None:
+        """See `Lane.forget_peak`."""
+        self.peak_bytes = sum(self._live.values())
+
     def _forget(self, slot: int) -> None:
         works, _ = self._sent.pop(slot, ((), ()))
         for work in works:
