@@ -6,7 +6,7 @@ Every rank of a plan works on all rows. Where a request's keys do not lie, its r
 beyond the batch are empty everywhere. What a step needs is written as one run of whole numbers and
 copied to the device at once, from pinned memory that is not written again before it was read.
 
-    [ids B][positions B][slots B][seqlens B][table B x W][work items of the kernel]
+    [ids B][positions B][slots B][owners B][seqlens B][table B x W][work items of the kernel]
 """
 
 from __future__ import annotations
@@ -64,11 +64,12 @@ class Frame:
         """`nobody`: the id of rows beyond the batch. `hosted`: kernels ask the host for lengths."""
         self.size, self._cache, self._keeper = rows, cache, keeper
         self._nobody, self._splitter, self._hosted = nobody, splitter, hosted
-        sizes = dict.fromkeys(("ids", "positions", "slots", "seqlens"), rows)
+        sizes = dict.fromkeys(("ids", "positions", "slots", "owners", "seqlens"), rows)
         sizes |= {"table": rows * width, "items": splitter.size if splitter else 0}
         self._stage = Stage(sizes, cache.device)
         at = self._stage.device
-        self.ids, self.positions, self.slots = at["ids"], at["positions"], at["slots"]
+        self.ids, self.positions = at["ids"], at["positions"]
+        self.slots, self.owners = at["slots"], at["owners"]
         items = splitter.items(at["items"]) if splitter else None
         table = at["table"].view(rows, width)
         self.rows = FixedRows(table, at["seqlens"], cache.block_tokens, items)
@@ -81,10 +82,11 @@ class Frame:
         host = self._stage.open()
         requests = tuple(segment.request for segment in segments)
         tail = [0] * (self.size - len(segments))
-        lengths, slots = self._places(segments, deal_of)
+        lengths, slots, owners = self._places(segments, deal_of)
         host["ids"][:] = [*requests, *(self._nobody for _ in tail)]
         host["positions"][:] = [segment.start for segment in segments] + tail
         host["slots"][:] = [*slots, *(NOT_HERE for _ in tail)]
+        host["owners"][:] = [*owners, *(NOT_HERE for _ in tail)]
         host["seqlens"][:] = lengths + tail
         host["table"][:] = self._blocks(requests)
         if self._splitter:
@@ -95,19 +97,20 @@ class Frame:
 
     def _places(
         self, segments: Sequence[Segment], deal_of: Callable[[int], Deal]
-    ) -> tuple[list[int], list[int]]:
-        """Of each request, the tokens that lie here and the slot of the new one."""
+    ) -> tuple[list[int], list[int], list[int]]:
+        """Of each request, the tokens that lie here, the slot of the new one, and its keeper."""
         cache, keeper, block = self._cache, self._keeper, self._cache.block_tokens
-        lengths, slots = [], []
+        lengths, slots, owners = [], [], []
         for segment in segments:
             deal, request = deal_of(segment.request), segment.request
             length = deal.tokens(segment.end, block, keeper)
             local = deal.local(segment.start, block, keeper)
             lengths.append(length)
+            owners.append(deal.owner(segment.start // block))
             slots.append(NOT_HERE if local < 0 else cache.slot(request, local))
             if request in cache:
                 cache.tokens[request] = length
-        return lengths, slots
+        return lengths, slots, owners
 
     def _blocks(self, requests: tuple[int, ...]) -> np.ndarray:
         """Block numbers of the rows; the same until somebody comes, goes or moves."""

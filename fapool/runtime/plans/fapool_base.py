@@ -201,7 +201,8 @@ class FAPoolBase:
 
         def post(number: int, layer: int, q: Tensor, k: Tensor, v: Tensor):
             if asks:
-                links[number].ask(layer, q, k[:, self._sent], v[:, self._sent])
+                new_k, new_v = k[:, self._sent], v[:, self._sent]
+                links[number].ask(layer, q, new_k, new_v, frames[number].owners)
             return layer, q, k, v
 
         def wait(number: int, posted: tuple) -> Tensor:
