@@ -40,7 +40,8 @@ class FAPool(Strict):
     other as soon as more than `threshold` of its tokens have keys. `lease_ranks` is how many
     shards of the pool one lease takes; None takes all. `base_attends`: the base keeps a share of a
     leased request's keys, so that it attends as well while the pool does. `overlap`: decode in two
-    half-batches, by itself only where the base's products then hide behind the pool's attention.
+    half-batches, by itself only where the base's products then hide behind the pool's attention;
+    prefill in pieces of a chunk, by itself only while these stay large.
     """
 
     kind: Literal["fapool"] = "fapool"
