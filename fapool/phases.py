@@ -121,7 +121,7 @@ STEPS = _table(
     tokens=_I32,  # query tokens in the step
     leased=_I32,  # on a pool rank, requests that it serves; on a base rank, requests leased out
     kv_tokens=_I64,  # tokens whose keys this rank holds at the end of the step
-    method=_STR,  # how the spans were timed: "host clock", "cuda events", "none" without
+    method=_STR,  # of its spans: "host clock", "cuda events", "graph events"; "none" without
 )
 """One step of one rank."""
 

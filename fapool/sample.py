@@ -27,4 +27,4 @@ class Sample(BaseModel):
     leases: int  # leases now held (pool) or out (base)
     memory_bytes: dict[str, int]  # Owner -> bytes, newest reading
     capacity_bytes: int  # memory of the device; on CPU, of the machine
-    how: str  # how category_ns was made: "host clock", "cuda events"; "none": all idle
+    how: str  # how category_ns was made, as STEPS.method; "none": all idle

@@ -43,6 +43,9 @@ HEADLINE = (
 )
 """The metrics that answer the question; the others explain it."""
 
+NAMES_WIDTH, RUN_WIDTH = 36, 9
+"""Columns of a terminal: of metric and unit, and of a run, so that no figure is cut."""
+
 OWN_BORDERS = "step borders are each rank's own: a pool step includes its wait for the base"
 
 NARROW = {
@@ -112,7 +115,8 @@ def compare(
 ) -> pd.DataFrame:
     """Print runs side by side with ratios to the first; write `report` (HTML) where it is named.
 
-    `only` names the metrics that are printed; all of them are returned.
+    `only` names the metrics that are printed; all of them are returned. What is wider than the
+    terminal comes in several tables, each of which begins with the first run.
 
     Raises:
         StoreError: there is no run, one comes twice, did not finish, or was not correct; or the
@@ -121,13 +125,17 @@ def compare(
     console = console or Console()
     found = studies(*runs)
     table = side_by_side(found)
-    console.print(_metrics(found, only))
+    for part in _parts(found, console.width):
+        console.print(_metrics(part, only))
     if report is not None:
         console.print(f"report: {write_report(runs, report)}", soft_wrap=True, markup=False)
     return table
 
 
 def _print_breakdowns(found: Study, console: Console) -> None:
+    if found.sampling:
+        said = f"{found.sampling.words}; the breakdown is of the sampled"
+        console.print(Text(said, "dim"), soft_wrap=True)
     for kind in found.parted.steps["kind"].unique():
         console.print(_breakdown(summary.by_rank(found.parted, kind), kind))
     if (found.parted.steps["role"] == Role.POOL).any():
@@ -135,6 +143,14 @@ def _print_breakdowns(found: Study, console: Console) -> None:
     if found.parted.unmatched:
         lost = f"{found.parted.unmatched} of {found.parted.exchanges} exchanges lack a record"
         console.print(Text(f"{lost}: their waits count as communication whole", "yellow"))
+
+
+def _parts(found: Sequence[Study], width: int) -> list[list[Study]]:
+    """Runs, the first and as many others at a time as stand beside it in `width` columns."""
+    first, *others = found
+    room = max(1, (width - NAMES_WIDTH) // RUN_WIDTH - 1)
+    starts = range(0, max(1, len(others)), room)
+    return [[first, *others[start : start + room]] for start in starts]
 
 
 def _breakdown(by_rank: pd.DataFrame, kind: str) -> Table:
@@ -159,8 +175,9 @@ def _metrics(found: Sequence[Study], only: Sequence[str]) -> Table:
     table.add_column("metric", no_wrap=True)
     table.add_column("unit", no_wrap=True)
     for column in found:
-        # where columns are narrow, a plan breaks before its sizes and not within them
-        label = column.label.replace("(", "\n(") if len(found) > 1 else column.label
+        # where columns are narrow, a plan breaks before and after its sizes, not within them
+        broken = column.label.replace("(", "\n(").replace(" ", "\n")
+        label = broken if len(found) > 1 else column.label
         table.add_column(Text(label), justify="right", overflow="fold")
     if len(found) == 1:
         table.add_column("definition", style="dim")

@@ -9,7 +9,7 @@ from rich.console import Console
 from fapool.analysis.metrics import DEFINITIONS
 from fapool.cli import show
 from fapool.errors import StoreError
-from fapool.spec import Static
+from fapool.spec import FAPool, Helix, Static
 from fapool.store import Store
 from fapool.workload import requests_of, write_synthetic
 from tests.synthetic import small_spec, write_run
@@ -133,6 +133,24 @@ def test_a_pools_step_borders_are_explained_where_there_is_a_pool(profiles, cons
     assert show.OWN_BORDERS in printed(console)
     show.show(write_run(profiles, small_spec(plan=Static(tp=4))), console)
     assert printed(console).count(show.OWN_BORDERS) == 1
+
+
+def test_a_run_of_sampled_steps_says_which_share_and_what_sampling_took(profiles, console):
+    show.show(write_run(profiles, sample_every=2), console)
+    assert "1 in 2 decode steps sampled; sampled steps " in printed(console)
+
+
+def test_figures_of_many_runs_are_not_cut_but_stand_in_a_second_table(profiles, console):
+    joint = FAPool(base=2, pool=2, threshold=64, base_attends=True)
+    plans = [joint, Static(tp=4), Static(tp=2), Helix(kvp=4), Helix(kvp=2, tp=2), Static()]
+    runs = [write_run(profiles, small_spec(plan=plan)) for plan in plans]
+    table = show.compare(runs, console=console, only=("tps",))
+    text = printed(console)
+    heads = re.findall(r"FAPool|Static|Helix", text)
+    assert heads == ["FAPool", "Static", "Static", "Helix", "FAPool", "Helix", "Static"]
+    for plan in map(str, plans):
+        assert f"{table.loc['tps', plan]:,.0f}" in text
+    assert re.search(r"metric +unit +joint", text)
 
 
 @pytest.mark.parametrize(("rows", "sample"), [(5, 5), (40, 32)])
