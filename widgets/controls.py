@@ -152,14 +152,15 @@ def describe(spec: RunSpec) -> str:
         return f"<b>{plan}</b>: {tp}; {pp}. Every request runs on all of its ranks."
     if not plan.pool:
         return f"<b>{plan}</b>: no pool, so nothing is ever leased."
+    both = " The base attends beside it." * plan.base_attends
     lent = f"leased to the pool past {length_label(spec.threshold)} tokens"
     if not isinstance(work, Workload):
-        return f"<b>{plan}</b>: requests are {lent}."
+        return f"<b>{plan}</b>: requests are {lent}.{both}"
     last = work.context + work.output - 1
     if last <= spec.threshold:
         return f"<b>{plan}</b>: requests end at {last} tokens; the pool is never touched."
     when = "while they are read" if work.context > spec.threshold else "while they generate"
-    return f"<b>{plan}</b>: requests are {lent}, {when}."
+    return f"<b>{plan}</b>: requests are {lent}, {when}.{both}"
 
 
 def _heading(title: str) -> ipywidgets.HTML:

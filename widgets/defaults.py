@@ -36,7 +36,7 @@ DEFAULTS = {
     ),
     "cuda": Defaults(
         models=("paper-4l", "paper-4l-gqa", "paper-4l-mqa", "13b"),
-        backends=("auto", "flash_attn", "cudnn", "aten", "reference"),
+        backends=("auto", "triton", "flash_attn", "cudnn", "aten", "reference"),
         block=256,
         prefill_chunk=2048,
         shortest=1024,

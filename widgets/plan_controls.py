@@ -11,7 +11,7 @@ from widgets.panel import build
 from widgets.workload_controls import SLIDER
 
 FAPOOL, STATIC, HELIX = "FA Pool", "Static", "Helix"
-OWN = ("threshold", "pool", "base", "static", "helix")
+OWN = ("threshold", "pool", "base", "base_attends", "static", "helix")
 
 
 class PlanControls(ipywidgets.VBox):
@@ -28,6 +28,11 @@ class PlanControls(ipywidgets.VBox):
         )
         self.pool = build(ipywidgets.IntSlider, description="pool ranks", min=0, max=1, value=1)
         self.base = build(ipywidgets.SelectionSlider, description="base ranks", options=[1])
+        self.base_attends = build(
+            ipywidgets.Checkbox,
+            description="base attends too",
+            tooltip="the base keeps a share of a leased request's keys and attends beside the pool",
+        )
         self.static = build(
             ipywidgets.Dropdown, description="layout", options=[("TP 1 × PP 1", (1, 1))]
         )
@@ -54,7 +59,12 @@ class PlanControls(ipywidgets.VBox):
         if self.kind.value == HELIX:
             kvp, tp = self.helix.value
             return Helix(kvp=kvp, tp=tp)
-        return FAPool(base=self.base.value, pool=self.pool.value, threshold=self.threshold.value)
+        return FAPool(
+            base=self.base.value,
+            pool=self.pool.value,
+            threshold=self.threshold.value,
+            base_attends=self.base_attends.value,
+        )
 
     def fit(self, model: Model, ranks: int) -> None:
         """Offer only what `ranks` ranks and the model's sizes allow; keep what still fits."""
@@ -79,7 +89,7 @@ class PlanControls(ipywidgets.VBox):
 
     def _show(self) -> None:
         own = {
-            FAPOOL: [self.threshold, self.pool, self.base],
+            FAPOOL: [self.threshold, self.pool, self.base, self.base_attends],
             STATIC: [self.static],
             HELIX: [self.helix],
         }

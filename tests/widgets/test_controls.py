@@ -25,6 +25,17 @@ def test_the_controls_are_a_spec(controls):
     assert (spec.model.name, spec.block, spec.prefill_chunk) == ("tiny", 16, 256)
 
 
+def test_the_base_attends_beside_its_pool_where_that_is_ticked(controls):
+    assert controls.plan.base_attends in controls.plan.children
+    assert controls.spec().plan == FAPool(base=1, pool=3, threshold=512)
+    controls.set(base_attends=True)
+    plan = controls.spec().plan
+    assert plan == FAPool(base=1, pool=3, threshold=512, base_attends=True)
+    assert f"<b>{plan}</b>" in controls.verdict.value
+    controls.set(plan="Static")
+    assert controls.plan.base_attends not in controls.plan.children
+
+
 def test_a_static_layout_is_chosen_among_those_that_fit(controls):
     controls.set(plan="Static", static=(2, 2))
     assert controls.spec().plan == Static(tp=2, pp=2)
@@ -104,7 +115,9 @@ def test_a_threshold_below_one_block_is_said_at_once(controls, tmp_path):
         ({"context": 4096, "threshold": 512}, "while they are read"),
         ({"context": 512, "threshold": 512}, "while they generate"),
         ({"context": 256, "threshold": 512}, "never touched"),
+        ({"base_attends": True}, "while they are read. The base attends beside it."),
         ({"pool": 0}, "no pool"),
+        ({"pool": 0, "base_attends": True}, "no pool"),
         ({"plan": "Static", "static": (2, 2)}, "2 stages"),
         (
             {"plan": "Helix", "helix": (4, 1)},
