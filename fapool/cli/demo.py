@@ -12,7 +12,7 @@ from rich.table import Table
 from fapool.cli.show import HEADLINE, compare, show
 from fapool.cluster import Execution, Ranks
 from fapool.phases import Category
-from fapool.spec import Capture, FAPool, RunSpec, Static, TraceWorkload
+from fapool.spec import Capture, FAPool, Helix, RunSpec, Static, TraceWorkload
 from fapool.store import Run, Store
 from fapool.workload import read_lengths, write_synthetic
 
@@ -32,7 +32,7 @@ CAVEAT = (
 
 
 def demo_specs(trace: Path, ranks: int) -> list[RunSpec]:
-    """FA Pool and three static layouts over the same sampled requests.
+    """FA Pool, alone and with a base that attends too, Helix and static layouts; equal requests.
 
     Raises:
         TraceFileError: the trace cannot be read.
@@ -48,6 +48,9 @@ def demo_specs(trace: Path, ranks: int) -> list[RunSpec]:
     )
     plans = (
         FAPool(base=1, pool=ranks - 1, threshold=THRESHOLD),
+        FAPool(base=1, pool=ranks - 1, threshold=THRESHOLD, base_attends=True),
+        Helix(kvp=4, tp=1),
+        Helix(kvp=2, tp=2),
         Static(tp=4, pp=1),
         Static(tp=2, pp=2),
         Static(tp=1, pp=2),

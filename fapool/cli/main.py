@@ -45,7 +45,7 @@ def demo(
     ranks: Annotated[int, typer.Option(min=4, help="CPU ranks to start")] = 4,
     store: Root = None,
 ) -> None:
-    """FA Pool against static layouts on CPU ranks, for request lengths of a trace."""
+    """FA Pool against Helix and static layouts on CPU ranks, for request lengths of a trace."""
     from fapool.cli.demo import demo as run_demo
 
     run_demo(Store(store), trace=trace, ranks=ranks)
