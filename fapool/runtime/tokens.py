@@ -13,6 +13,9 @@ from fapool.runtime.exchange.collective import Collective
 from fapool.runtime.span import Span
 from fapool.workload import Request
 
+EXACT = 1 << 24
+"""Whole numbers up to this one are fp32 numbers."""
+
 
 def prompt(request: Request, *, vocab: int, seed: int) -> Tensor:
     """The prompt of a request, random token numbers [context] on the CPU; equal on every rank."""
@@ -58,7 +61,10 @@ def greedy(logits: Tensor, vocab: range, peers: Collective, span: Span) -> Tenso
         best = logits.max(dim=-1)
         if peers.size == 1:
             return best.indices
-        pair = torch.stack([best.values.double(), (best.indices + vocab.start).double()], dim=-1)
+        # Chosen by what all ranks have alike, not by `vocab`: they gather one dtype.
+        dtype = logits.dtype
+        assert dtype == torch.float64 or vocab.stop <= EXACT
+        pair = torch.stack([best.values.to(dtype), (best.indices + vocab.start).to(dtype)], dim=-1)
     slices = peers.gather(pair)
     with span(Phase.LOGITS):
         winner = slices[..., 0].argmax(dim=0)

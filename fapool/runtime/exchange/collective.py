@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ class Collective:
         self._group, self._peers, self._span = group, peers, span
         self._by_host = group is not None and dist.get_backend(group) == "gloo"
         self._channel = "+".join(map(str, peers)) + name
+        self._rank = 0 if group is None else dist.get_rank(group)
         self._count, self._small = 0, small
 
     @property
@@ -58,6 +60,11 @@ class Collective:
         if self.size == 1:
             return x[None]
         with self._span(**self._labels(Phase.GATHER_TOKENS, x.nbytes)):
+            if self._small is not None and x.dtype == torch.float32:
+                slots = x.new_zeros(self.size, *x.shape)
+                if self._small.fits(slots):
+                    slots[self._rank] = x  # x + 0 is x: a sum of slots is a gather
+                    return self._small.sum(slots)
             own = x.cpu() if self._by_host else x
             found = [torch.empty_like(own) for _ in self._peers]
             dist.all_gather(found, own, group=self._group)
@@ -72,6 +79,10 @@ class Collective:
             found = torch.empty_like(own)
             dist.all_to_all_single(found, own, group=self._group)
             return found.to(x.device)
+
+    def exchanging(self, num_bytes: int, *, layer: int) -> AbstractContextManager:
+        """The span of an all-to-all that is done by other means; `num_bytes` leave the rank."""
+        return self._span(**self._labels(Phase.ALL_TO_ALL, num_bytes, layer))
 
     def post_all_to_all(self, x: Tensor, *, layer: int = -1) -> Posted:
         """`all_to_all` under way beside what is computed next; takes two ranks at least."""

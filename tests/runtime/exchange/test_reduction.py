@@ -8,6 +8,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from fapool.instrument.recorder import no_span
+from fapool.runtime.exchange.collective import Collective
 from tests.runtime.exchange.test_link import start
 
 PATIENCE = 1 << 23  # polls; seconds
@@ -59,6 +61,29 @@ def play_graph(small, shape, rank: int, world: int, device) -> None:
                 )
 
 
+def play_gather(small, rank: int, world: int, device) -> None:
+    """Through the same sums, eager and in a graph: pairs of a value and a token number."""
+    ranks = Collective(dist.group.WORLD, tuple(range(world)), no_span, small=small)
+    shape = 5, 2
+
+    def pairs(step: int) -> list[torch.Tensor]:
+        made = parts(step, shape, torch.float32, world, device)
+        for number, pair in enumerate(made):
+            pair[:, 1] = (1 << 24) - 1 - 3 * number
+        pair[0, 0] = -torch.inf
+        return made
+
+    assert torch.equal(ranks.gather(pairs(0)[rank]), torch.stack(pairs(0)))
+    given = pairs(0)[rank]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        found = ranks.gather(given)
+    for step in range(20):
+        given.copy_(pairs(step)[rank])
+        graph.replay()
+        assert torch.equal(found, torch.stack(pairs(step)))
+
+
 def main(rank: int, port: int, world: int) -> None:
     from fapool.runtime.exchange.reduction import SmallSum
 
@@ -70,6 +95,7 @@ def main(rank: int, port: int, world: int) -> None:
     play_eager(small, rank, world, device)
     for rows in (2, 100):
         play_graph(small, (rows, 4096), rank, world, device)
+    play_gather(small, rank, world, device)
     torch.cuda.synchronize()
     dist.barrier()
     dist.destroy_process_group()
