@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -15,7 +16,7 @@ from fapool.runtime.attention.base import reads_pages
 from fapool.runtime.exchange.collective import Collective
 from fapool.runtime.exchange.lanes import Lanes, open_lanes
 from fapool.runtime.exchange.link import BaseLink, PoolLink
-from fapool.runtime.exchange.opening import one_sided, open_links, open_sum
+from fapool.runtime.exchange.opening import one_sided, open_links, open_shards, open_sum
 from fapool.runtime.exchange.process_group import ProcessGroupTransport
 from fapool.runtime.frames import Splitter
 from fapool.runtime.kvcache import KVCache
@@ -25,6 +26,9 @@ from fapool.runtime.weights import Source, Weights
 from fapool.spec import FAPool, RunSpec
 from fapool.topology import Place
 from fapool.workload import Request
+
+if TYPE_CHECKING:
+    from fapool.runtime.exchange.symmetric_shards import SymmetricShards
 
 PROBE_BATCH = 3
 """Requests at once in the check before a run."""
@@ -56,6 +60,7 @@ class Seat:
     backends: Backends
     peers: Collective
     shards: Collective  # of Helix: among those that share the keys of this rank's heads
+    stores: SymmetricShards | None  # its decode steps, where these reach each other's memory
     transport: ProcessGroupTransport
     token_transport: ProcessGroupTransport
     links: tuple[BaseLink | PoolLink, ...]  # of FAPool's decode steps, one a half-batch
@@ -91,6 +96,8 @@ class Seat:
     @property
     def transport_name(self) -> str | None:
         """What carries the queries and partials of decode steps; None where nothing does."""
+        if self.shards.size > 1:
+            return self.stores.transport if self.stores else "messages"
         return self.links[0].transport if self.links else None
 
     def splitter(self, rows: int) -> Splitter | None:
@@ -131,6 +138,7 @@ def take(
     """
     dtype = getattr(torch, spec.model.dtype)
     span = NumberedSpan(recorder.span)
+    shards = Collective(groups.shards, place.kv_peers or (place.rank,), span, ":shards")
     return Seat(
         spec=spec,
         place=place,
@@ -145,12 +153,20 @@ def take(
             span,
             small=open_sum(spec, device, groups.peers),
         ),
-        shards=Collective(groups.shards, place.kv_peers or (place.rank,), span, ":shards"),
+        shards=shards,
+        stores=open_shards(
+            spec, device, groups.shards, shards, rows=_rows(spec), heads=len(place.heads)
+        ),
         transport=ProcessGroupTransport(groups.world, place.rank, span),
         token_transport=ProcessGroupTransport(groups.tokens, place.rank, span, ":tokens"),
         links=_links(spec, place, device, groups, span),
         lanes=_lanes(spec, place, device, groups, span),
     )
+
+
+def _rows(spec: RunSpec) -> int:
+    """Most rows of a decode step."""
+    return max(spec.workload.batch, PROBE_BATCH)
 
 
 def _links(
@@ -161,7 +177,7 @@ def _links(
     return open_links(
         spec,
         place.rank,
-        rows=max(spec.workload.batch, PROBE_BATCH),
+        rows=_rows(spec),
         device=device,
         groups=(groups.world, groups.tokens),
         span=span,

@@ -9,14 +9,16 @@ import torch.distributed as dist
 
 from fapool.errors import SpecError
 from fapool.runtime.exchange import message_link
+from fapool.runtime.exchange.collective import Collective
 from fapool.runtime.exchange.link import BaseLink, PoolLink
 from fapool.runtime.span import Span
 from fapool.spec import RunSpec
 
 try:
     from fapool.runtime.exchange import symmetric
-    from fapool.runtime.exchange.arena import unfit
+    from fapool.runtime.exchange.arena import Arena, unfit
     from fapool.runtime.exchange.reduction import SmallSum
+    from fapool.runtime.exchange.symmetric_shards import LEAST_LAYERS, SymmetricShards
 except ImportError:  # no triton
     symmetric = None
 
@@ -67,3 +69,31 @@ def open_sum(
 ) -> SmallSum | None:
     """Sums over `group` by kernels of our own, where its ranks can; collective over it."""
     return SmallSum(group, device) if one_sided(spec, device, group) else None
+
+
+def open_shards(
+    spec: RunSpec,
+    device: torch.device,
+    group: dist.ProcessGroup | None,
+    peers: Collective,
+    *,
+    rows: int,
+    heads: int,
+) -> SymmetricShards | None:
+    """Partials of decode steps by one-sided stores among `peers`, which have `group`.
+
+    `heads`: of all of them together. None where messages carry these: ranks that cannot store into
+    each other's memory, or a model of a single layer. Collective over `group`.
+    """
+    if not one_sided(spec, device, group) or spec.model.layers < LEAST_LAYERS:
+        return None
+    return SymmetricShards(
+        peers,
+        lambda num_bytes: Arena(num_bytes, device, group),
+        rows=rows,
+        layers=spec.model.layers,
+        heads=heads // peers.size,
+        dim=spec.model.head_dim,
+        dtype=getattr(torch, spec.model.dtype),
+        device=device,
+    )

@@ -35,6 +35,9 @@ class Shards:
     def __init__(self, peers: Collective, span: Span) -> None:
         self._peers, self._span = peers, span
 
+    def begin(self, rows: int) -> None:
+        """Once per decode step of `rows` rows, before layer 0; messages need not be told."""
+
     def exchange(self, part: Partial, *, layer: int) -> Tensor:
         """Partial of T tokens and all H heads over this rank's keys -> [T, H/S, D] over all."""
         if self._peers.size == 1:

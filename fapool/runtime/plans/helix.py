@@ -39,12 +39,13 @@ class HelixPlan:
         self, seat: Seat, spec: RunSpec, requests: Sequence[Request], *, keep_logits: bool = False
     ) -> None:
         self._seat, self._decoder, self._deal = seat, seat.decoder(), home_deal(spec)
-        self._shards = Shards(seat.shards, seat.span)
+        shards = Shards(seat.shards, seat.span)
+        self._shards = seat.stores or shards
         self.cache = seat.cache(spec, list(requests))
         self._blocks = {request.id: -(-request.cached // spec.block) for request in requests}
         self._tokens = Tokens(requests, vocab=spec.model.vocab, seed=spec.seed, device=seat.device)
         self.ending = Ending(seat, self._decoder, self._tokens, keep_logits=keep_logits)
-        self._prefill = HelixPrefill(seat, self.cache, self._deal, self._shards)
+        self._prefill = HelixPrefill(seat, self.cache, self._deal, shards)
         self._decode = Decode(
             seat, spec, requests, self.cache, lambda request: self._deal, [self._tokens.latest]
         )
@@ -105,6 +106,7 @@ class HelixPlan:
     def _body(self, frames: list[Frame]) -> tuple[Tensor, Tensor]:
         """Token to token."""
         (frame,) = frames
+        self._shards.begin(frame.size)
         with self._seat.span(Phase.EMBED):
             x = self._decoder.embed(self._tokens.latest.index_select(0, frame.ids))
 
