@@ -18,7 +18,11 @@ class PlanControls(ipywidgets.VBox):
     """Threshold, pool and base of FA Pool, or one of the grids of the others that fit."""
 
     def __init__(self, defaults: Defaults, model: Model, ranks: int) -> None:
-        self.kind = build(ipywidgets.ToggleButtons, options=[FAPOOL, STATIC, HELIX])
+        self.kind = build(
+            ipywidgets.ToggleButtons,
+            options=[FAPOOL, STATIC, HELIX],
+            style={"button_width": "84px"},  # three in the narrowest column
+        )
         self.threshold = build(
             ipywidgets.SelectionSlider,
             description="threshold",
