@@ -48,9 +48,15 @@ def step_timeline(spans: pd.DataFrame, *, title: str) -> Figure:
 
 
 def _label(axes: Axes, spans: pd.DataFrame, row_of: dict[int, int], length: float) -> None:
-    for span in spans.itertuples():
-        if span.end_us - span.start_us < ROOM_PER_LETTER * length * (len(span.phase) + 1):
+    """Name the spans that have room, of those on one place the one on top (see above)."""
+    order = spans["category"].map({category.value: i for i, category in enumerate(Category)})
+    named: dict[int, list[tuple[float, float]]] = {rank: [] for rank in row_of}
+    for span in spans.iloc[order.argsort(kind="stable")].itertuples():
+        narrow = span.end_us - span.start_us < ROOM_PER_LETTER * length * (len(span.phase) + 1)
+        others = named[span.rank]
+        if narrow or any(s < span.end_us and span.start_us < e for s, e in others):
             continue
+        others.append((span.start_us, span.end_us))
         axes.text(
             (span.start_us + span.end_us) / 2,
             row_of[span.rank],

@@ -1,5 +1,6 @@
 """A timeline has a row a rank and a bar a span."""
 
+import pandas as pd
 from matplotlib.colors import to_hex
 
 from fapool.analysis.study import study
@@ -38,3 +39,18 @@ def test_the_legend_lists_the_phases_of_each_category(tmp_path):
 def test_a_step_without_spans_is_an_empty_timeline(tmp_path):
     spans = one_step(study(write_run(tmp_path)).tables, step=1)
     assert not step_timeline(spans.iloc[:0], title="t").axes[0].containers[0].patches
+
+
+def test_of_spans_on_one_place_only_the_one_on_top_is_named():
+    spans = [
+        ("base", 0, "communication", "wait_partials", 0, 80.0, 400.0),
+        ("base", 0, "synchronization", "wait_partials", 0, 0.0, 300.0),
+        ("base", 0, "communication", "wait_partials", 0, 300.0, 400.0),
+        ("base", 0, "compute", "ffn", 0, 100.0, 290.0),
+        ("base", 0, "compute", "ffn", 1, 500.0, 900.0),
+        ("pool", 1, "compute", "attend_partial", 0, 100.0, 400.0),
+    ]
+    columns = ["role", "rank", "category", "phase", "layer", "start_us", "end_us"]
+    (axes,) = step_timeline(pd.DataFrame(spans, columns=columns), title="t").axes
+    named = [(text.get_text(), *text.get_position()) for text in axes.texts]
+    assert named == [("ffn", 195.0, 0), ("ffn", 700.0, 0), ("attend_partial", 250.0, 1)]
