@@ -43,10 +43,11 @@ class FAPoolBase:
         self._lending = Lending(spec, requests, seat.span)
         sent, held = kv_senders(spec.model, spec.plan)[seat.place.rank], seat.place.kv_heads.start
         self._sent = slice(sent.start - held, sent.stop - held)
-        self._prefill = BasePrefill(seat, spec, self.cache, self._lending, self._sent)
+        self._prefill = prefill = BasePrefill(seat, spec, self.cache, self._lending, self._sent)
+        # Not by way of `self`: a plan in a cycle would outlive its last use, and so its keys.
         self._rolling = Rolling(
-            lambda flight, *query: self._prefill.ask(flight.work, flight.slot, *query),
-            lambda flight: self._prefill.attend(flight.work, flight.posted),
+            lambda flight, *query: prefill.ask(flight.work, flight.slot, *query),
+            lambda flight: prefill.attend(flight.work, flight.posted),
             seat.span,
         )
         self.ending = Ending(seat, self._decoder, self._tokens, keep_logits=keep_logits)

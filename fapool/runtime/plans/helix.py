@@ -38,7 +38,8 @@ class HelixPlan:
     def __init__(
         self, seat: Seat, spec: RunSpec, requests: Sequence[Request], *, keep_logits: bool = False
     ) -> None:
-        self._seat, self._decoder, self._deal = seat, seat.decoder(), home_deal(spec)
+        deal = home_deal(spec)
+        self._seat, self._decoder, self._deal = seat, seat.decoder(), deal
         shards = Shards(seat.shards, seat.span)
         self._shards = seat.stores or shards
         self.cache = seat.cache(spec, list(requests))
@@ -47,7 +48,7 @@ class HelixPlan:
         self.ending = Ending(seat, self._decoder, self._tokens, keep_logits=keep_logits)
         self._prefill = HelixPrefill(seat, self.cache, self._deal, shards)
         self._decode = Decode(
-            seat, spec, requests, self.cache, lambda request: self._deal, [self._tokens.latest]
+            seat, spec, requests, self.cache, lambda request: deal, [self._tokens.latest]
         )
 
     def run(self, step: Step) -> Chosen:
