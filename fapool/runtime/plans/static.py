@@ -172,10 +172,11 @@ class StaticPlan:
 
     def _chosen(self, requests: list[int], tokens: Tensor) -> Chosen:
         """Tokens of the last stage, on their way to the first."""
+        tokens = tokens.clone()  # another micro-batch's replay may write where these are
         if self._place.is_first:
             self._tokens.put(requests, tokens)
         else:
-            self._seat.token_transport.send(tokens.clone(), self._first_peer, Phase.SEND_TOKENS)
+            self._seat.token_transport.send(tokens, self._first_peer, Phase.SEND_TOKENS)
         return [(requests, tokens)]
 
     def _take_tokens(self, wanted: set[int]) -> None:
