@@ -139,6 +139,10 @@ def take(
     dtype = getattr(torch, spec.model.dtype)
     span = NumberedSpan(recorder.span)
     shards = Collective(groups.shards, place.kv_peers or (place.rank,), span, ":shards")
+    # Memory shared by all comes first: torch numbers what a rank shares, whoever with, and waits
+    # for ever for a peer that counts otherwise (pytorch#196082).
+    links = _links(spec, place, device, groups, span)
+    lanes = _lanes(spec, place, device, groups, span)
     return Seat(
         spec=spec,
         place=place,
@@ -159,8 +163,8 @@ def take(
         ),
         transport=ProcessGroupTransport(groups.world, place.rank, span),
         token_transport=ProcessGroupTransport(groups.tokens, place.rank, span, ":tokens"),
-        links=_links(spec, place, device, groups, span),
-        lanes=_lanes(spec, place, device, groups, span),
+        links=links,
+        lanes=lanes,
     )
 
 
