@@ -40,9 +40,7 @@ class Deal:
 
     def blocks(self, number: int, keeper: int) -> int:
         """How many of the first `number` blocks lie with `keeper`."""
-        ahead = self._ahead.get(keeper)
-        if ahead is None:
-            return 0
+        ahead = self.ahead(keeper)
         rounds, rest = divmod(number, len(self.pattern))
         return rounds * ahead[-1] + ahead[rest]
 
@@ -57,9 +55,12 @@ class Deal:
         number, rest = divmod(position, block)
         return self.blocks(number, keeper) * block + rest if self.owner(number) == keeper else -1
 
+    def ahead(self, keeper: int) -> list[int]:
+        """How many of the pattern's first i places are `keeper`'s, for i = 0 .. its length."""
+        return self._ahead.get(keeper) or [0] * (len(self.pattern) + 1)
+
     @cached_property
     def _ahead(self) -> dict[int, list[int]]:
-        """Keeper -> how many of the pattern's first i places are its own, for every i."""
         return {keeper: _running(self.pattern, keeper) for keeper in self.keepers}
 
 

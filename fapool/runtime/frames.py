@@ -74,54 +74,70 @@ class Frame:
         table = at["table"].view(rows, width)
         self.rows = FixedRows(table, at["seqlens"], cache.block_tokens, items)
         self._table = np.zeros((rows, width), dtype=np.int32)
+        self._ids = np.full(rows, nobody, dtype=np.int32)
         self._seated: tuple[int, tuple[int, ...]] = (-1, ())
+        self._groups: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._here: list[tuple[int, int]] = []  # (row, request) of those that have blocks here
 
     def fill(self, segments: Sequence[Segment], deal_of: Callable[[int], Deal]) -> None:
         """Write the step in which every segment is one new token; counts it as cached."""
         assert 0 < len(segments) <= self.size
         host = self._stage.open()
-        requests = tuple(segment.request for segment in segments)
-        tail = [0] * (self.size - len(segments))
-        lengths, slots, owners = self._places(segments, deal_of)
-        host["ids"][:] = [*requests, *(self._nobody for _ in tail)]
-        host["positions"][:] = [segment.start for segment in segments] + tail
-        host["slots"][:] = [*slots, *(NOT_HERE for _ in tail)]
-        host["owners"][:] = [*owners, *(NOT_HERE for _ in tail)]
-        host["seqlens"][:] = lengths + tail
-        host["table"][:] = self._blocks(requests)
+        self._seat(tuple(segment.request for segment in segments), deal_of)
+        host["ids"][:], host["table"][:] = self._ids, self._table.reshape(-1)
+        positions, lengths = host["positions"], host["seqlens"]
+        positions[len(segments) :] = 0
+        positions[: len(segments)] = [segment.start for segment in segments]
+        lengths[:], host["slots"][:], host["owners"][:] = 0, NOT_HERE, NOT_HERE
+        self._write_places(host)
         if self._splitter:
-            self._splitter.cut(host["seqlens"], host["items"])
+            self._splitter.cut(lengths, host["items"])
+        held = lengths.tolist()
+        for row, request in self._here:
+            self._cache.tokens[request] = held[row]
         self._stage.send()
         if self._hosted:
-            self.rows.now = self._cache.rows([*requests, *tail], lengths + tail)
+            requests = [segment.request for segment in segments]
+            tail = [0] * (self.size - len(segments))
+            self.rows.now = self._cache.rows(requests + tail, held)
 
-    def _places(
-        self, segments: Sequence[Segment], deal_of: Callable[[int], Deal]
-    ) -> tuple[list[int], list[int], list[int]]:
-        """Of each request, the tokens that lie here, the slot of the new one, and its keeper."""
-        cache, keeper, block = self._cache, self._keeper, self._cache.block_tokens
-        lengths, slots, owners = [], [], []
-        for segment in segments:
-            deal, request = deal_of(segment.request), segment.request
-            length = deal.tokens(segment.end, block, keeper)
-            local = deal.local(segment.start, block, keeper)
-            lengths.append(length)
-            owners.append(deal.owner(segment.start // block))
-            slots.append(NOT_HERE if local < 0 else cache.slot(request, local))
-            if request in cache:
-                cache.tokens[request] = length
-        return lengths, slots, owners
+    def _write_places(self, host: dict[str, np.ndarray]) -> None:
+        """Tokens that lie here, the slot of the new one and its keeper, of every seated row.
 
-    def _blocks(self, requests: tuple[int, ...]) -> np.ndarray:
-        """Block numbers of the rows; the same until somebody comes, goes or moves."""
+        As `Deal.tokens`, `Deal.local` and `Deal.owner` have it, for all rows of a deal at once.
+        """
+        block, last = self._cache.block_tokens, self._table.shape[1] - 1
+        for rows, pattern, ahead in self._groups:
+            number, rest = np.divmod(host["positions"][rows], block)
+            rounds, turn = np.divmod(number, len(pattern))
+            held = rounds * ahead[-1] + ahead[turn]
+            owner = pattern[turn]
+            mine = owner == self._keeper
+            host["owners"][rows] = owner
+            host["seqlens"][rows] = held * block + (rest + 1) * mine
+            slots = self._table[rows, np.minimum(held, last)] * block + rest
+            host["slots"][rows] = np.where(mine, slots, NOT_HERE)
+
+    def _seat(self, requests: tuple[int, ...], deal_of: Callable[[int], Deal]) -> None:
+        """Look up blocks and deals; they stay until somebody comes, goes or moves."""
         seated = (self._cache.changes, requests)
-        if seated != self._seated:
-            self._seated = seated
-            self._table[:] = 0
-            for row, request in enumerate(requests):
-                blocks = self._cache.tables.get(request, ())
+        if seated == self._seated:
+            return
+        self._seated = seated
+        self._table[:], self._ids[:] = 0, self._nobody
+        self._ids[: len(requests)] = requests
+        by_deal: dict[Deal, list[int]] = {}
+        self._here = []
+        for row, request in enumerate(requests):
+            by_deal.setdefault(deal_of(request), []).append(row)
+            blocks = self._cache.tables.get(request)
+            if blocks is not None:
                 self._table[row, : len(blocks)] = blocks
-        return self._table.reshape(-1)
+                self._here.append((row, request))
+        self._groups = [
+            (np.array(rows), np.array(deal.pattern), np.array(deal.ahead(self._keeper)))
+            for deal, rows in by_deal.items()
+        ]
 
 
 class Stage:

@@ -127,15 +127,29 @@ class Triton:
 
 
 class Splitter:
-    """See `fapool.runtime.frames.Splitter`."""
+    """See `fapool.runtime.frames.Splitter`.
+
+    Items end at whole tiles or at the row's end, so that a plan lasts until a row begins a tile:
+    till then only the last items of the rows grow.
+    """
 
     def __init__(self, kernel: Decode, rows: int) -> None:
         self._kernel, self._items = kernel, kernel.capacity(rows)
         self.size = packed_size(rows, self._items)
+        self._tiles = np.full(rows, -1)
+        self._plan: SplitPlan | None = None
+        self._last = np.empty(0, dtype=np.int64)  # last item of every row that has one
 
     def cut(self, lengths: np.ndarray, numbers: np.ndarray) -> None:
         """Write the items of rows with these lengths [B] to `numbers` [size]."""
-        numbers[:] = self._kernel.plan(lengths, capacity=self._items).packed
+        tiles = -(-lengths // self._kernel.tile)
+        full = lengths > 0
+        if not np.array_equal(tiles, self._tiles):
+            self._plan = self._kernel.plan(lengths, capacity=self._items)
+            self._tiles, self._last = tiles, self._plan.first[1:][full] - 1
+        else:
+            self._plan.stop[self._last] = lengths[full]
+        numbers[:] = self._plan.packed
 
     def items(self, numbers: Tensor) -> SplitPlan:
         """The items in `numbers`, on their device."""
