@@ -22,6 +22,8 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
+from targets import record
+
 from fapool.cli.run import run_spec
 from fapool.forecast.memory import weight_bytes
 from fapool.spec import Capture, FAPool, Model, RunSpec, Static, Workload
@@ -30,6 +32,7 @@ from fapool.topology import lent_deal, place
 
 BANDWIDTH = 4.45e12  # bytes/s
 THRESHOLD = 2048
+JOINT = {8192: 0.93, 16384: 0.97, 32768: 0.97}  # context -> target of the joint base's speed
 BELOW = 4096  # a context that a threshold of its own keeps at home
 GRID = (  # model, batch, context
     ("paper-4l", 1, 16384),
@@ -155,6 +158,63 @@ def points(options, ranks: int) -> list[RunSpec]:
         for plan in (Static(), FAPool(base=1, pool=ranks - 1, threshold=2 * BELOW)):
             specs += [spec_of("paper-4l", plan, batch, BELOW, options) for batch in (1, 64)]
     return specs
+
+
+def judge(rows: list[dict], machine: str) -> None:
+    """Record the targets that rows on four GPUs decide; one whose rows are missing is left."""
+    took = {(r["model"], r["batch"], r["context"], r["plan"]): r["step_ms"] for r in rows}
+    floor = {(r["model"], r["batch"], r["context"], r["plan"]): r["floor_ms"] for r in rows}
+
+    def best(kind: str, *point) -> float:
+        return min(ms for key, ms in took.items() if key[:3] == point and kind in key[3])
+
+    def least(kinds: tuple[str, ...], *point) -> float:
+        return min(best(kind, *point) for kind in kinds)
+
+    mha, mqa = "paper-4l", "paper-4l-mqa"
+    pool, static = (mha, 64, 16384, "FAPool(1,3)"), (mqa, 64, 32768, "Static(4,1)")
+    peers = ("Static", "Helix")
+    speed = {c: lambda c=c: least(peers, mha, 64, c) / best("joint", mha, 64, c) for c in JOINT}
+    below = [(mha, batch, BELOW) for batch in (1, 64)]
+    decided = {
+        "gpu.b": ("FAPool(1,3), 64 x 16 K, over its floor", lambda: took[pool] / floor[pool], 1.08),
+        "gpu.c": (
+            "best FAPool over Static(4,1), 1 x 16 K",
+            lambda: best("FAPool", mha, 1, 16384) / best("Static(4,1)", mha, 1, 16384),
+            1.3,
+        ),
+        "gpu.e": (
+            "below the threshold: FAPool(1,3) over Static(1,1), 1 and 64 x 4 K, the worse",
+            lambda: max(took[*b, "FAPool(1,3)"] / took[*b, "Static(1,1)"] for b in below),
+            1.01,
+        ),
+        **{
+            f"gpu.d1.{c // 1024}k": (
+                f"speed of the best joint FAPool in that of Static and Helix, 64 x {c // 1024} K",
+                speed[c],
+                -goal,
+            )
+            for c, goal in JOINT.items()
+        },
+        "gpu.d2": (
+            "one KV head, 64 x 32 K: speed of the best FAPool in that of Static(4,1)",
+            lambda: took[static] / best("FAPool", *static[:3]),
+            -1.4,
+        ),
+        "gpu.d2.helix": (
+            "one KV head, 64 x 32 K: speed of the best FAPool in that of Helix",
+            lambda: best("Helix", *static[:3]) / best("FAPool", *static[:3]),
+            -0.9,
+        ),
+    }
+    for target_id, (what, value_of, limit) in decided.items():
+        try:
+            value = round(value_of(), 4)
+        except (KeyError, ValueError):
+            continue
+        holds = value <= limit if limit > 0 else value >= -limit
+        words = f"{'<=' if limit > 0 else '>='} {abs(limit)}"
+        record(target_id, value=value, target=words, holds=holds, what=what, machine=machine)
 
 
 def arguments() -> argparse.Namespace:

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
 
-from fapool.balance import only_prefills, prefill_weights
+from fapool.balance import decode_weights, only_prefills, prefill_weights
 from fapool.deals import BASE, HOME, Deal, weighted
 from fapool.errors import SpecError
 from fapool.phases import Role
@@ -157,9 +157,8 @@ def home_deal(spec: RunSpec) -> Deal:
 def lent_deal(spec: RunSpec, columns: Sequence[int]) -> Deal:
     """How the blocks of a request leased on `columns` are dealt: to them in turn.
 
-    Where the base attends as well, its share is such that base and columns read equally long: each
-    as many blocks of a round as it has ranks that read different heads of them. Where nothing is
-    decoded, it is such that base and columns end a prefill together: maybe none.
+    Where the base attends as well, its share is such that decode steps are shortest; where nothing
+    is decoded, such that base and columns end a prefill together. Maybe it keeps none.
     """
     model, plan = spec.model, spec.plan
     if not plan.base_attends:
@@ -167,12 +166,10 @@ def lent_deal(spec: RunSpec, columns: Sequence[int]) -> Deal:
     groups, _ = pool_mesh(model, plan)
     if only_prefills(spec):
         kept, turn = prefill_weights(spec, len(columns), len(columns) * groups)
-        own = [(BASE, kept)] if kept else []
-        return weighted([*own, *((column, turn) for column in columns)])
-    readers = model.kv_heads // len(_kv_heads(model, plan.base, 0))
-    common = gcd(readers, groups)
-    shares = [(BASE, readers // common), *((column, groups // common) for column in columns)]
-    return weighted(shares)
+    else:
+        kept, turn = decode_weights(spec, len(columns), groups)
+    own = [(BASE, kept)] if kept else []
+    return weighted([*own, *((column, turn) for column in columns)])
 
 
 def check_ranks(spec: RunSpec, available: int) -> None:

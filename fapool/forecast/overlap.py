@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
+from fapool.balance import reads
+from fapool.deals import BASE
 from fapool.spec import RunSpec
-from fapool.topology import lease_width, lent_deal, place, pool_mesh
+from fapool.topology import lease_width, lent_deal, pool_mesh
 
 IN_FLIGHT = 4
 """Pieces of prefill steps that are under way at once.
@@ -30,27 +30,22 @@ def piece_rows(spec: RunSpec) -> int:
     return -(-chunk // min(IN_FLIGHT, most))
 
 
-def parts(spec: RunSpec, rows: int, lent_tokens: int) -> int:
-    """Half-batches that a decode step of `rows` requests is done in: 1 or 2.
+class Halving:
+    """When the decode steps of a spec are done in two half-batches."""
 
-    With two, the base multiplies for one while the pool attends for the other, and the weights are
-    read twice. That is hidden where a pool rank reads its share of the `lent_tokens` keys for
-    longer than a base rank reads the layers twice.
-    """
-    if spec.plan.overlap == "never" or rows < 2 or not lent_tokens:
-        return 1
-    if spec.plan.overlap == "always":
-        return 2
-    per_token, weights = _read(spec)
-    return 2 if lent_tokens * per_token > 2 * weights else 1
+    def __init__(self, spec: RunSpec) -> None:
+        self._how = spec.plan.overlap
+        groups, _ = pool_mesh(spec.model, spec.plan)
+        self._reads = reads(spec, groups)
+        pattern = lent_deal(spec, range(lease_width(spec) or 1)).pattern
+        self._kept, self._each = (pattern.count(k) / len(pattern) for k in (BASE, 0))
 
+    def parts(self, rows: int, lent_tokens: int) -> int:
+        """1 or 2, for a step of `rows` requests of which those on lease have `lent_tokens` tokens.
 
-@lru_cache(maxsize=64)
-def _read(spec: RunSpec) -> tuple[float, int]:
-    """Bytes that a pool rank reads per leased token, and a base rank in all its layers."""
-    model, at = spec.model, place(spec, 0)
-    groups, _ = pool_mesh(model, spec.plan)
-    pattern = lent_deal(spec, range(lease_width(spec))).pattern
-    share = pattern.count(0) / len(pattern) / groups
-    width = (2 * len(at.heads) + 2 * len(at.kv_heads)) * model.head_dim + 2 * len(at.ffn)
-    return model.kv_bytes_per_token * share, width * model.hidden * model.layers * model.itemsize
+        With two, the base multiplies for one while the pool attends for the other.
+        """
+        if self._how == "never" or rows < 2 or not lent_tokens:
+            return 1
+        kept, each = self._kept * lent_tokens, self._each * lent_tokens
+        return 2 if self._how == "always" or self._reads.halved(kept, each) else 1

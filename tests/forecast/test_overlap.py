@@ -2,7 +2,7 @@
 
 import pytest
 
-from fapool.forecast.overlap import FEWEST_ROWS, IN_FLIGHT, parts, piece_rows
+from fapool.forecast.overlap import FEWEST_ROWS, IN_FLIGHT, Halving, piece_rows
 from fapool.spec import FAPool, RunSpec, Workload
 
 BANDWIDTH = 4.45e12  # bytes/s
@@ -17,16 +17,27 @@ def make_spec(overlap="auto", *, base=1, pool=3, batch=64, model="paper-4l", chu
     )
 
 
-def test_a_decode_step_is_halved_once_the_pool_reads_keys_for_longer_than_weights_are_read_twice():
-    """The paper's layers are 4 x 403 MB; its keys 64 KiB a token, a third a pool rank."""
-    weights = 4 * (4 * 4096**2 + 2 * 4096 * 16384) * 2
-    border = 2 * weights / (65536 / 3)
-    spec = make_spec()
-    assert parts(spec, 64, round(border * 0.99)) == 1
-    assert parts(spec, 64, round(border * 1.01)) == 2
-    assert parts(make_spec(pool=1), 64, round(border / 3 * 1.01)) == 2
-    assert parts(make_spec(base=2, pool=2), 64, round(border / 3 * 1.01)) == 2
-    assert parts(make_spec(base=2, pool=2), 64, round(border / 3 * 0.99)) == 1
+def parts(spec: RunSpec, rows: int, lent_tokens: int) -> int:
+    return Halving(spec).parts(rows, lent_tokens)
+
+
+WEIGHTS = 4 * (4 * 4096**2 + 2 * 4096 * 16384) * 2  # bytes of the paper's four layers
+TOKEN = 65536  # and of one token's keys and values in them
+
+
+def test_a_decode_step_is_halved_where_the_pool_reads_longer_than_the_base_reads_weights_twice():
+    """Whole: weights and keys one after the other. In halves: the keys, and a layer's weights."""
+    few, many = round(WEIGHTS / (TOKEN / 3)), round(2.5 * WEIGHTS / (TOKEN / 3))
+    assert parts(make_spec(), 64, few) == 1
+    assert parts(make_spec(), 64, many) == 2
+    assert parts(make_spec(pool=1), 64, few // 3) == 1
+    assert parts(make_spec(pool=1), 64, many // 3) == 2
+
+
+def test_a_base_that_attends_as_long_as_its_pool_is_not_made_to_read_its_weights_twice():
+    # Two ranks: either way both read half of all that there is, and the weights twice in halves.
+    joint = make_spec(pool=1, base_attends=True)
+    assert parts(joint, 64, 64 * 4096) == parts(joint, 64, 64 * 16384) == 1
 
 
 @pytest.mark.parametrize("overlap", ["auto", "always"])

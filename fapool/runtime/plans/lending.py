@@ -22,7 +22,7 @@ class Lending:
 
     def __init__(self, spec: RunSpec, requests: Sequence[Request], span: Span) -> None:
         self._book, self._span, self._spec = lease_book(spec), span, spec
-        self._home = home_deal(spec)
+        self._home, self._halving = home_deal(spec), overlap.Halving(spec)
         self._lent: dict[tuple[int, ...], Deal] = {}  # by columns
         self._requests = {request.id: request for request in requests}
         self._contexts = {request.id: request.context for request in requests}
@@ -67,7 +67,7 @@ class Lending:
     def parts(self, step: Step) -> int:
         """Half-batches that a decode step is done in."""
         tokens = sum(segment.end for segment in self._lent_of(step))
-        return overlap.parts(self._spec, len(step.segments), tokens)
+        return self._halving.parts(len(step.segments), tokens)
 
     def pieces(self, step: Step) -> list[tuple[Segment, ...]]:
         """The pieces that a prefill step is done in."""
