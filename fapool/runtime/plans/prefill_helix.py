@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fapool.deals import Deal
 from fapool.phases import Phase
 from fapool.runtime.attention.base import causal, over
-from fapool.runtime.batch import Batch
+from fapool.runtime.batch import Batch, Selection
 from fapool.runtime.exchange.shards import Shards
 from fapool.runtime.frames import NOT_HERE
 from fapool.runtime.kvcache import KVCache
 from fapool.runtime.partial import Partial, empty
-from fapool.runtime.plans.shares import share
+from fapool.runtime.plans.shares import ranges, share, slots_of
 from fapool.runtime.rows import Rows
 from fapool.runtime.seat import Seat
 
@@ -32,7 +33,7 @@ class Work:
     own: tuple[slice, ...]  # rows of each segment
     slots: Tensor  # [T], of the new keys that lie here
     past: tuple[tuple[slice, Rows | None], ...]  # rows with keys before, and what of these is here
-    seen: Tensor | None  # [P] all such rows; None: every row
+    seen: Selection | None  # [P] all such rows; None: every row
 
 
 class HelixPrefill:
@@ -49,24 +50,22 @@ class HelixPrefill:
     def plan(self, batch: Batch) -> Work:
         """Look up blocks once for all layers; counts the batch's tokens as cached."""
         cache, keeper, block = self._cache, self._seat.place.keeper, self._cache.block_tokens
-        slots, past, seen = [NOT_HERE] * batch.tokens, [], []
         deals = {segment.request: self._deal for segment in batch.segments}
-        for stored in share(batch, keeper, deals, block, requests=deals).stored:
-            found = cache.slots(stored.request, stored.positions)
-            for row, slot in zip(stored.rows, found, strict=True):
-                slots[row] = slot
+        mine = share(batch, keeper, deals, block, requests=deals)
+        slots = np.full(batch.tokens, NOT_HERE)
+        slots[mine.stored_rows] = slots_of(mine, cache.tables, block)
+        here = {asked.request: asked.visible for asked in mine.asked}
         own = [slice(at, at + s.length) for at, s in zip(batch.starts, batch.segments, strict=True)]
+        past = []
         for rows, segment in zip(own, batch.segments, strict=True):
             request = segment.request
             cache.tokens[request] = self._deal.tokens(segment.end, block, keeper)
             if segment.start:
-                length = self._deal.tokens(segment.start, block, keeper)
-                past.append((rows, cache.rows([request], [length]) if length else None))
-                seen.extend(range(rows.start, rows.stop))
-        some = len(seen) < batch.tokens
-        return Work(
-            tuple(own), batch.index(slots), tuple(past), batch.index(seen) if some else None
-        )
+                found = cache.rows([request], [here[request]]) if request in here else None
+                past.append((rows, found))
+        seen = ranges((rows.start, rows.stop - rows.start) for rows, _ in past)
+        selected = batch.selections([seen])[0] if len(seen) < batch.tokens else None
+        return Work(tuple(own), batch.index(slots), tuple(past), selected)
 
     def attend(self, work: Work, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q [T, H, D], k and v [T, K, D] of the batch's tokens -> [T, h, D]."""
@@ -81,7 +80,8 @@ class HelixPrefill:
         if work.seen is None:
             return coming(own)
         merged = coming(Partial(own.out[work.seen], own.lse[work.seen]))
-        return own.out.index_copy(0, work.seen, merged)
+        own.out[work.seen] = merged
+        return own.out
 
     def _before(self, work: Work, layer: int, q: Tensor) -> Partial:
         """All heads of the slice over what of the keys before the chunk lies here: [P, H, D]."""
