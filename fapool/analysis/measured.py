@@ -88,7 +88,7 @@ def _workload(spec: RunSpec, requests: pd.DataFrame) -> str:
 
 def _threshold(spec: RunSpec) -> str:
     if spec.threshold is None:
-        return "none: a static layout"
+        return "none: no pool"
     scale = spec.workload.length_scale
     scaled = f" ({spec.plan.threshold:,} × {_fraction(scale)})" if scale != 1 else ""
     return f"leased past {spec.threshold:,} tokens{scaled}"

@@ -46,6 +46,9 @@ HEADLINE = (
 NAMES_WIDTH, RUN_WIDTH = 36, 9
 """Columns of a terminal: of metric and unit, and of a run, so that no figure is cut."""
 
+OTHERS_WIDTH = 36
+"""Columns of a terminal beside a run's name: a plan without its suffix, a state, a check."""
+
 OWN_BORDERS = "step borders are each rank's own: a pool step includes its wait for the base"
 
 NARROW = {
@@ -63,13 +66,15 @@ def runs(store: Store, console: Console | None = None) -> None:
     if not found:
         console.print(f"no runs under {store.root}", soft_wrap=True, markup=False)
         return
+    names = [run.name.removesuffix(PARTIAL) for run in found]  # by which they open, too
+    room = console.width - OTHERS_WIDTH
     table = _table(str(store.root))
-    table.add_column("run", overflow="fold")  # a name that is cut cannot be copied
+    # a name that is cut cannot be copied; where there is room, it is not broken either
+    table.add_column("run", overflow="fold", no_wrap=max(map(len, names)) <= room)
     for name in ("plan", "state", "check"):
         table.add_column(name)
-    for run in found:
+    for run, name in zip(found, names, strict=True):
         state = run.status.state
-        name = run.name.removesuffix(PARTIAL)  # by which it opens, too
         table.add_row(name, _plan(run), Text(state, STATE_STYLES.get(state, "")), _verdict(run))
     console.print(table)
 

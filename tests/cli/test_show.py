@@ -66,6 +66,15 @@ def test_the_list_names_every_run_whole(profiles, console):
     assert "not done" in text
 
 
+def test_a_name_as_long_as_the_demos_stands_in_one_line_of_80_columns(profiles, console):
+    plan = FAPool(base=1, pool=3, threshold=64, base_attends=True)
+    run = write_run(profiles, small_spec(plan=plan, name="demo"))
+    assert len(run.name) == 44
+    Store(profiles).create(small_spec(plan=Static(tp=2)))
+    show.runs(Store(profiles), console)
+    assert run.name in printed(console)
+
+
 def test_an_empty_store_says_where_it_looked(profiles, console):
     show.runs(Store(profiles), console)
     assert f"no runs under {profiles}" in printed(console)

@@ -66,6 +66,17 @@ def test_every_metric_stands_with_its_definition(source):
         assert rows[name][-1] == definition
 
 
+def test_definitions_stand_beneath_the_metrics_of_many_runs(tmp_path):
+    plans = [Static(tp=tp, pp=pp) for tp, pp in ((1, 1), (1, 2), (2, 1), (2, 2), (4, 1))]
+    runs = [write_run(tmp_path, small_spec(plan=plan)) for plan in plans]
+    rows = Page(write_report(runs, tmp_path / "r.html").read_text()).rows
+    for name, (unit, definition) in DEFINITIONS.items():
+        figures, words = [row[1:] for row in rows if row[:1] == [name]]
+        assert figures[0] == unit
+        assert len(figures) == 1 + len(runs)
+        assert words == [definition]
+
+
 def test_unequal_numbers_of_gpus_are_pointed_out(source):
     assert "The runs reserve different numbers of GPUs" in source
     assert "More than the plan differs" not in source
@@ -107,7 +118,7 @@ def test_what_was_measured_stands_at_the_top_unfolded(source):
     assert "No GPU was used here" not in source
     rows = {row[0]: row[1:] for row in Page(top).rows}
     assert rows["workload"] == ["2 equal requests of 96 + 4 tokens"]  # one cell for both
-    assert rows["threshold"] == ["leased past 64 tokens", "none: a static layout"]
+    assert rows["threshold"] == ["leased past 64 tokens", "none: no pool"]
     assert rows["model"][0].endswith("float32, random weights")
 
 
