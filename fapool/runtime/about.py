@@ -25,6 +25,7 @@ def about(seat: Seat, requests: list[Request], clock: Clock) -> dict[str, Any]:
         "clock_uncertainty_ns": clock.uncertainty_ns,
         "messages": dist.get_backend(),
         "transport": seat.transport_name,
+        "transport_reason": seat.transport_reason,
         "same_host_as_rank_0": clock.same_host,
         "forecast_bytes": {owner.value: number for owner, number in forecast.items()},
     }

@@ -16,7 +16,13 @@ from fapool.runtime.attention.base import reads_pages
 from fapool.runtime.exchange.collective import Collective
 from fapool.runtime.exchange.lanes import Lanes, open_lanes
 from fapool.runtime.exchange.link import BaseLink, PoolLink
-from fapool.runtime.exchange.opening import one_sided, open_links, open_shards, open_sum
+from fapool.runtime.exchange.opening import (
+    Sharing,
+    open_boxes,
+    open_links,
+    open_shards,
+    open_sum,
+)
 from fapool.runtime.exchange.process_group import ProcessGroupTransport
 from fapool.runtime.frames import Splitter
 from fapool.runtime.kvcache import KVCache
@@ -28,6 +34,7 @@ from fapool.topology import Place
 from fapool.workload import Request
 
 if TYPE_CHECKING:
+    from fapool.runtime.exchange.reduction import SmallSum
     from fapool.runtime.exchange.symmetric_shards import SymmetricShards
 
 PROBE_BATCH = 3
@@ -65,6 +72,7 @@ class Seat:
     token_transport: ProcessGroupTransport
     links: tuple[BaseLink | PoolLink, ...]  # of FAPool's decode steps, one a half-batch
     lanes: Lanes | None  # of FAPool's prefill steps
+    transport_reason: str | None  # why messages carry what stores into shared memory could
 
     @property
     def dtype(self) -> torch.dtype:
@@ -134,15 +142,23 @@ def take(
     """Draw the weights, choose the kernels, open the exchange; all ranks of the plan together.
 
     Raises:
-        SpecError: the spec's backend cannot run on `device`.
+        SpecError: the spec's backend or transport cannot run on `device`.
     """
     dtype = getattr(torch, spec.model.dtype)
     span = NumberedSpan(recorder.span)
     shards = Collective(groups.shards, place.kv_peers or (place.rank,), span, ":shards")
-    # Memory shared by all comes first: torch numbers what a rank shares, whoever with, and waits
-    # for ever for a peer that counts otherwise (pytorch#196082).
-    links = _links(spec, place, device, groups, span)
-    lanes = _lanes(spec, place, device, groups, span)
+    # Memory shared by all comes first: see exchange/arena.py.
+    sharing = Sharing(spec, device)
+    pooled = isinstance(spec.plan, FAPool) and spec.plan.pool > 0
+    by_all = pooled and sharing.among(groups.world)
+    links = _links(spec, place, device, groups, span, by_all) if pooled else ()
+    lanes = _lanes(spec, place, device, groups, span, by_all) if pooled else None
+    small = _sum(spec, device, groups, sharing, by_all)
+    stores = None
+    if sharing.among(groups.shards):
+        stores = open_shards(
+            spec, device, groups.shards, shards, rows=_rows(spec), heads=len(place.heads)
+        )
     return Seat(
         spec=spec,
         place=place,
@@ -151,20 +167,14 @@ def take(
         recorder=recorder,
         backends=choose(spec.backend, device=device, dtype=dtype, head_dim=spec.model.head_dim),
         weights=_weights(Source(spec.model, spec.seed, device), place),
-        peers=Collective(
-            groups.peers,
-            place.tp_peers or (place.rank,),
-            span,
-            small=open_sum(spec, device, groups.peers),
-        ),
+        peers=Collective(groups.peers, place.tp_peers or (place.rank,), span, small=small),
         shards=shards,
-        stores=open_shards(
-            spec, device, groups.shards, shards, rows=_rows(spec), heads=len(place.heads)
-        ),
+        stores=stores,
         transport=ProcessGroupTransport(groups.world, place.rank, span),
         token_transport=ProcessGroupTransport(groups.tokens, place.rank, span, ":tokens"),
         links=links,
         lanes=lanes,
+        transport_reason=sharing.obstacle,
     )
 
 
@@ -173,11 +183,19 @@ def _rows(spec: RunSpec) -> int:
     return max(spec.workload.batch, PROBE_BATCH)
 
 
+def _sum(
+    spec: RunSpec, device: torch.device, groups: Groups, sharing: Sharing, by_all: bool
+) -> SmallSum | None:
+    """What sums over this rank's peers without messages; `by_all`: all ranks share memory."""
+    if by_all and spec.plan.base > 1:
+        boxes = open_boxes(device, groups.world, spec.plan.base)
+        return open_sum(device, groups.peers, boxes) if groups.peers else None
+    return open_sum(device, groups.peers) if sharing.among(groups.peers) else None
+
+
 def _links(
-    spec: RunSpec, place: Place, device: torch.device, groups: Groups, span: Span
+    spec: RunSpec, place: Place, device: torch.device, groups: Groups, span: Span, shared: bool
 ) -> tuple[BaseLink | PoolLink, ...]:
-    if not isinstance(spec.plan, FAPool) or not spec.plan.pool:
-        return ()
     return open_links(
         spec,
         place.rank,
@@ -185,22 +203,20 @@ def _links(
         device=device,
         groups=(groups.world, groups.tokens),
         span=span,
-        shared=one_sided(spec, device, groups.world),
+        shared=shared,
     )
 
 
 def _lanes(
-    spec: RunSpec, place: Place, device: torch.device, groups: Groups, span: Span
-) -> Lanes | None:
-    if not isinstance(spec.plan, FAPool) or not spec.plan.pool:
-        return None
+    spec: RunSpec, place: Place, device: torch.device, groups: Groups, span: Span, shared: bool
+) -> Lanes:
     return open_lanes(
         spec,
         place.rank,
         device=device,
         groups=(groups.world, groups.tokens),
         span=span,
-        by_copies=one_sided(spec, device, groups.world),
+        by_copies=shared,
         least_rows=PROBE_BLOCKS * spec.block,
     )
 

@@ -18,10 +18,10 @@ import torch.distributed._symmetric_memory as symmetric
 from torch import Tensor
 
 from fapool.phases import Phase
+from fapool.runtime.exchange.arena import TIMEOUT_MS, meet
 from fapool.runtime.exchange.lane import LaneSpans, Outline, Parcel, Stop
 
 ALIGNMENT = 256  # bytes
-TIMEOUT_MS = 60_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Yard:
         self._places = places
         self.num_bytes = max(1, *(at.num_bytes for at in places))
         memory = symmetric.empty(self.num_bytes, dtype=torch.uint8, device=device)
-        self.handle = symmetric.rendezvous(memory, group)
+        self.handle = meet(memory, group)
         ranks = range(self.world)
         self._memory = [self.handle.get_buffer(r, (self.num_bytes,), torch.uint8) for r in ranks]
         pad = (max(at.slots for at in places) * self.world,)

@@ -4,11 +4,14 @@ messages of a process group anywhere else.
 
 from __future__ import annotations
 
+import logging
+
 import torch
 import torch.distributed as dist
 
 from fapool.errors import SpecError
 from fapool.runtime.exchange import message_link
+from fapool.runtime.exchange.arena import POLLS, Arena, unfit
 from fapool.runtime.exchange.collective import Collective
 from fapool.runtime.exchange.link import BaseLink, PoolLink
 from fapool.runtime.span import Span
@@ -16,29 +19,40 @@ from fapool.spec import RunSpec
 
 try:
     from fapool.runtime.exchange import symmetric
-    from fapool.runtime.exchange.arena import Arena, unfit
-    from fapool.runtime.exchange.reduction import SmallSum
+    from fapool.runtime.exchange.reduction import SmallSum, num_bytes
     from fapool.runtime.exchange.symmetric_shards import LEAST_LAYERS, SymmetricShards
 except ImportError:  # no triton
     symmetric = None
 
-MISSING = "needs the package triton, which is not installed"
+LOG = logging.getLogger("fapool")
 
 
-def one_sided(spec: RunSpec, device: torch.device, group: dist.ProcessGroup | None) -> bool:
-    """Whether the ranks of `group` store into each other's memory; collective over it.
+class Sharing:
+    """Whether ranks of a run store into each other's memory, judged group by group.
 
-    Raises:
-        SpecError: the spec insists on it and they cannot.
+    `obstacle`: why messages carry what such stores could; None where nothing stood in the way.
     """
-    if spec.transport == "messages" or group is None or dist.get_world_size(group) == 1:
-        return False
-    why = MISSING if symmetric is None else unfit(device, group)
-    if why is None and spec.model.dtype == "float64":
-        why = "takes float32 and half precision, not float64"
-    if why and spec.transport == "symmetric":
-        raise SpecError("transport", spec.transport, f"{why}; choose auto")
-    return why is None
+
+    def __init__(self, spec: RunSpec, device: torch.device) -> None:
+        self._spec, self._device = spec, device
+        self.obstacle: str | None = None
+
+    def among(self, group: dist.ProcessGroup | None) -> bool:
+        """Whether the ranks of `group` do; collective over it.
+
+        Raises:
+            SpecError: the spec insists on it and they cannot.
+        """
+        wanted = self._spec.transport
+        if wanted == "messages" or group is None or dist.get_world_size(group) == 1:
+            return False
+        why = unfit(self._device, group, getattr(torch, self._spec.model.dtype))
+        if why and wanted == "symmetric":
+            raise SpecError("transport", wanted, f"{why}; choose auto")
+        if why and self._device.type == "cuda":
+            LOG.warning("messages instead of shared memory: %s", why)
+        self.obstacle = self.obstacle or why
+        return why is None
 
 
 def open_links(
@@ -57,7 +71,9 @@ def open_links(
     """
     like = {"rows": rows, "dtype": getattr(torch, spec.model.dtype), "device": device, "span": span}
     if shared:
-        return symmetric.open_links(spec, rank, **like, group=groups[0], channels=len(groups))
+        return symmetric.open_links(
+            spec, rank, **like, group=groups[0], channels=len(groups), patience=POLLS
+        )
     return tuple(
         message_link.open_links(spec, rank, **like, group=group, name=f":link{number or ''}")[0]
         for number, group in enumerate(groups)
@@ -65,16 +81,24 @@ def open_links(
 
 
 def open_sum(
-    spec: RunSpec, device: torch.device, group: dist.ProcessGroup | None
-) -> SmallSum | None:
-    """Sums over `group` by kernels of our own, where its ranks can; collective over it."""
-    return SmallSum(group, device) if one_sided(spec, device, group) else None
+    device: torch.device, group: dist.ProcessGroup, boxes: Arena | None = None
+) -> SmallSum:
+    """Sums over `group` by kernels of our own; collective over it. `boxes`: see `open_boxes`."""
+    return SmallSum(group, device, patience=POLLS, boxes=boxes)
+
+
+def open_boxes(device: torch.device, among: dist.ProcessGroup, ranks: int) -> Arena:
+    """Memory for sums over the first `ranks` of `among`; collective over `among`.
+
+    The others share theirs only so that all share memory equally often, and may drop it.
+    """
+    return Arena(num_bytes(ranks), device, among)
 
 
 def open_shards(
     spec: RunSpec,
     device: torch.device,
-    group: dist.ProcessGroup | None,
+    group: dist.ProcessGroup,
     peers: Collective,
     *,
     rows: int,
@@ -82,10 +106,10 @@ def open_shards(
 ) -> SymmetricShards | None:
     """Partials of decode steps by one-sided stores among `peers`, which have `group`.
 
-    `heads`: of all of them together. None where messages carry these: ranks that cannot store into
-    each other's memory, or a model of a single layer. Collective over `group`.
+    `heads`: of all of them together. None for a model of a single layer, where messages carry
+    these. Collective over `group`.
     """
-    if not one_sided(spec, device, group) or spec.model.layers < LEAST_LAYERS:
+    if spec.model.layers < LEAST_LAYERS:
         return None
     return SymmetricShards(
         peers,
@@ -96,4 +120,5 @@ def open_shards(
         dim=spec.model.head_dim,
         dtype=getattr(torch, spec.model.dtype),
         device=device,
+        patience=POLLS,
     )

@@ -29,6 +29,9 @@ class SmallSum:
 
     Sums of one object must be asked for in the same order, with the same sizes, on all ranks, and
     on one stream. A kernel that has polled `patience` times traps; 0: waits for ever.
+
+    `boxes`: memory of `num_bytes(ranks of group)`, shared in a larger group whose first ranks are
+    `group`. Torch's kernel wants memory that `group` alone shares, and is not used then.
     """
 
     def __init__(
@@ -38,17 +41,19 @@ class SmallSum:
         *,
         limit_bytes: int | None = None,
         patience: int = 0,
+        boxes: Arena | None = None,
     ) -> None:
         self._group, self._patience = group, patience
         self._ranks, self._rank = dist.get_world_size(group), dist.get_rank(group)
-        self._limit = limit_bytes or SENT_BYTES // max(1, self._ranks - 1)
-        ctas = -(-self._limit // (4 * BLOCK))
+        self._limit = limit_bytes or _limit_bytes(self._ranks)
+        ctas = _ctas(self._limit)
         self._capacity = ctas * BLOCK
-        self._arena = Arena(2 * self._ranks * self._capacity * 8, device, group)
+        self._arena = boxes or Arena(num_bytes(self._ranks, self._limit), device, group)
+        assert self._arena.rank == self._rank, "the group's ranks are not the first of the larger"
         addresses = [self._arena.address(rank) for rank in range(self._ranks)]
         self._boxes = torch.tensor(addresses, dtype=torch.int64, device=device)
         self._counts = torch.zeros(ctas, dtype=torch.int32, device=device)
-        self._shared = Arena(SHARED_BYTES, device, group)
+        self._shared = None if boxes else Arena(SHARED_BYTES, device, group)
 
     def fits(self, x: Tensor) -> bool:
         """Whether one kernel of ours sums `x`."""
@@ -76,7 +81,22 @@ class SmallSum:
     def _shares(self, x: Tensor) -> bool:
         # Torch's kernel is not there for float16.
         whole = x.nbytes % (16 * self._ranks) == 0 and x.dtype != torch.float16
-        return x.nbytes <= SHARED_BYTES and whole and self._plain(x)
+        return bool(self._shared) and x.nbytes <= SHARED_BYTES and whole and self._plain(x)
 
     def _plain(self, x: Tensor) -> bool:
-        return x.dtype in KINDS and x.is_contiguous() and x.data_ptr() % 16 == 0
+        # What is asked here must be alike on all ranks, as their choice of a way must be.
+        assert x.data_ptr() % 16 == 0, "a sum of a tensor that is not aligned"
+        return x.dtype in KINDS and x.is_contiguous()
+
+
+def num_bytes(ranks: int, limit_bytes: int | None = None) -> int:
+    """Of the boxes at each rank, for sums over `ranks`."""
+    return 2 * ranks * _ctas(limit_bytes or _limit_bytes(ranks)) * BLOCK * 8
+
+
+def _limit_bytes(ranks: int) -> int:
+    return SENT_BYTES // max(1, ranks - 1)
+
+
+def _ctas(limit_bytes: int) -> int:
+    return -(-limit_bytes // (4 * BLOCK))

@@ -15,9 +15,8 @@ import torch.distributed as dist
 import torch.distributed._symmetric_memory as symm_mem
 from torch import Tensor
 
+from fapool.runtime.exchange.arena import TIMEOUT_MS, meet
 from fapool.runtime.sequence.mail import Mail
-
-TIMEOUT_MS = 60_000
 
 
 class Symmetric:
@@ -34,7 +33,7 @@ class Symmetric:
         for x in like:
             shape = (2, max_rows, *x.shape[1:])
             buffer = symm_mem.empty(shape, dtype=x.dtype, device=x.device)
-            handle = symm_mem.rendezvous(buffer, group)
+            handle = meet(buffer, group)
             self._handles.append(handle)
             ranks = range(self._num_ranks)
             self._buffers.append([handle.get_buffer(rank, shape, x.dtype) for rank in ranks])
