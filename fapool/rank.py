@@ -27,6 +27,7 @@ import torch.distributed as dist
 
 from fapool.errors import CheckFailed, SpecError
 from fapool.runtime.attention import choose
+from fapool.runtime.exchange.arena import PATIENCE_S, unfit_here
 from fapool.runtime.execution import Execution
 from fapool.runtime.seat import Groups
 from fapool.sample import Sample
@@ -35,8 +36,7 @@ from fapool.store import RunFolder
 from fapool.topology import Place, place
 
 LOG = logging.getLogger("fapool")
-PATIENCE = timedelta(minutes=10)
-"""How long a rank waits in a message before it gives up by itself; supervisors are quicker."""
+PATIENCE = timedelta(seconds=PATIENCE_S)
 
 LOOPBACK, LOOPBACK_DEVICE = "127.0.0.1", "lo"
 
@@ -69,14 +69,16 @@ def device_of(wanted: str, rank: int) -> torch.device:
 
 
 def check_kernel(spec: RunSpec, rank: int) -> torch.device:
-    """The device that `rank` would run on, if it is there and the spec's backend runs on it.
+    """The device of `rank`, if it is there and the spec's backend and transport run on it.
 
     Raises:
-        SpecError: names the device or the backend, and the way out.
+        SpecError: names the device, the backend or the transport, and the way out.
     """
     device, model = device_of(spec.device, rank), spec.model
     dtype = getattr(torch, model.dtype)
     choose(spec.backend, device=device, dtype=dtype, head_dim=model.head_dim)
+    if spec.transport == "symmetric" and (why := unfit_here(device, dtype)):
+        raise SpecError("transport", spec.transport, f"{why}; choose auto")
     return device
 
 
@@ -128,11 +130,15 @@ def run(
     run_folder = RunFolder(folder)
     device, at = device_of(spec.device, rank), place(spec, rank)
     with (
-        _logged(run_folder, rank),
+        _logged(run_folder, rank) as leave_word,
         _freed(device),
         meet(spec, at, device, store, run_folder.path.name) as (groups, control),
     ):
-        return _execute(Execution(spec, at, device, groups, control, run_folder, publish))
+        try:
+            return _execute(Execution(spec, at, device, groups, control, run_folder, publish))
+        except BaseException as error:
+            leave_word(error)  # first: what follows may wait for a device that waits for ever
+            raise
 
 
 def _execute(execution: Execution) -> str:
@@ -157,8 +163,11 @@ def _freed(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _logged(folder: RunFolder, rank: int) -> Iterator[None]:
-    """Send this rank's log to the folder, crashes included; leave word of a failure."""
+def _logged(folder: RunFolder, rank: int) -> Iterator[Callable[[BaseException], None]]:
+    """Send this rank's log to the folder, crashes included; leave word of a failure, once.
+
+    Gives what leaves it, for those who know of the failure before the end.
+    """
     handler = logging.FileHandler(folder.log(rank))
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     LOG.addHandler(handler)
@@ -166,12 +175,20 @@ def _logged(folder: RunFolder, rank: int) -> Iterator[None]:
     faulthandler.enable(handler.stream)
     folder.write_json(f"ranks/{rank}.born.json", {"host": socket.gethostname(), "pid": os.getpid()})
     LOG.info("rank %d, pid %d, host %s", rank, os.getpid(), socket.gethostname())
-    try:
-        yield
-    except BaseException as error:
+    told: list[str] = []
+
+    def leave_word(error: BaseException) -> None:
+        if told:
+            return
+        told.append(f"{type(error).__name__}: {error}")
         with suppress(OSError):  # a full disk must not hide the error itself
-            folder.note_failure(rank, f"{type(error).__name__}: {error}")
+            folder.note_failure(rank, told[0])
         LOG.error("failed\n%s", traceback.format_exc())
+
+    try:
+        yield leave_word
+    except BaseException as error:
+        leave_word(error)
         raise
     finally:
         faulthandler.disable()

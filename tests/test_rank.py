@@ -153,3 +153,27 @@ def test_memory_of_a_gpu_is_handed_back(profiles):
 def test_a_gpu_that_is_not_there_is_refused_by_name(folder):
     with pytest.raises(SpecError, match=r"device = 'cuda': .*cpu"):
         run(make_spec(device="cuda"), folder)
+
+
+def test_word_of_a_failure_is_left_before_anything_is_taken_down(folder, monkeypatch):
+    found, destroy = [], dist.destroy_process_group
+
+    def watched() -> None:
+        found.append(folder.first_failure())
+        destroy()
+
+    def broken(*_, **__):
+        raise ZeroDivisionError("in the middle")
+
+    monkeypatch.setattr(rank_side.dist, "destroy_process_group", watched)
+    monkeypatch.setattr(execution.Execution, "measure", broken)
+    with pytest.raises(ZeroDivisionError):
+        run(make_spec(), folder)
+    assert found == [(0, "ZeroDivisionError: in the middle")]
+    assert folder.log_tail(0).count("Traceback") == 1
+
+
+def test_shared_memory_that_a_device_does_not_have_is_refused_before_anything_starts():
+    assert rank_side.check_kernel(make_spec(), 0).type == "cpu"
+    with pytest.raises(SpecError, match=r"transport = 'symmetric': .*not on cpu; choose auto"):
+        rank_side.check_kernel(make_spec(transport="symmetric"), 0)

@@ -11,6 +11,7 @@ in which something is captured is not sampled: its length says nothing of others
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -38,7 +39,7 @@ class Graphs:
         new = key not in self._plain
         if new:
             self._capture(key, body, kept)
-        if self._recorder.samples_now and not new:
+        if self._recorder.samples_now and not new and key in self._sampled:
             graph, result, spans = self._sampled[key]
             graph.replay()
             self._recorder.replayed(spans)
@@ -49,8 +50,11 @@ class Graphs:
         return result
 
     def close(self) -> None:
-        """Let go of all graphs."""
-        if self._plain:
+        """Let go of all graphs; does not wait for the device when an exception is under way.
+
+        It may then wait for a peer that will not come.
+        """
+        if self._plain and sys.exception() is None:
             torch.cuda.synchronize(self._device)
         for graph, *_ in (*self._plain.values(), *self._sampled.values()):
             graph.reset()

@@ -104,6 +104,31 @@ def test_graphs_are_gone_when_closed_and_captured_again_when_needed(no_device):
     assert len(no_device.made) == 2
 
 
+def test_a_graph_captured_without_events_is_replayed_plainly_once_spans_are_wanted(no_device):
+    recorder = make_recorder(CPU, enabled=False, sample_every=1)
+    found = Graphs(CPU, recorder, enabled=True)
+    play(found, recorder, "a")
+    recorder.enabled = True
+    assert play(found, recorder, "aa") == ["none"] * 3
+
+
+def test_graphs_are_let_go_without_a_wait_for_the_device_when_a_run_fails(no_device):
+    recorder, waits = make_recorder(CPU), []
+    found = Graphs(CPU, recorder, enabled=True)
+    play(found, recorder, "ab")
+    graphs.torch.cuda.synchronize = lambda device=None: waits.append(device)
+    with pytest.raises(ZeroDivisionError):
+        try:
+            raise ZeroDivisionError
+        finally:
+            found.close()
+    assert (waits, no_device.made) == ([], [])
+    play(found, recorder, "a")
+    waits.clear()
+    found.close()
+    assert waits == [CPU]
+
+
 class OnGpu:
     """A body over one input and one counter, and what its steps gave."""
 
