@@ -54,7 +54,15 @@ def uncollected() -> Iterator[None]:
         gc.enable()
 
 
-OnStep = Callable[[Step, StepTotals], None]
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """What a plan held as the host closed a step."""
+
+    kv_bytes: int  # of the tokens whose keys are here
+    leased: int  # see `Plan.leased`
+
+
+OnStep = Callable[[Step, StepTotals, Held], None]
 
 AHEAD = 2
 """Steps that the host may be ahead of a GPU: what it does for one step hides behind another."""
@@ -66,12 +74,13 @@ class Underway:
 
     step: Step
     closed: OpenStep
+    held: Held
     chosen: list[tuple[list[int], Tensor]]  # requests, their tokens on the host when it is read
     leased_at: dict[int, int]  # request -> tokens that it had when its lease was granted
 
 
 class Engine:
-    """Plays workloads on one seat. Bracketing hooks: `before(step)`, `after(step, totals)`.
+    """Plays workloads on one seat. Bracketing hooks: `before(step)`, `after(step, totals, held)`.
 
     `after` comes when the device is done with the step: on a GPU up to `AHEAD` steps later.
     """
@@ -88,7 +97,7 @@ class Engine:
         *,
         repeat: int,
         before: Callable[[Step], None] = lambda step: None,
-        after: OnStep = lambda step, totals: None,
+        after: OnStep = lambda step, totals, held: None,
         last_step: int | None = None,
         ahead: int = AHEAD,
     ) -> Played:
@@ -132,7 +141,8 @@ class Engine:
     def _start(self, plan: Plan, step: Step) -> Underway:
         """Do the host's part of a step, and leave the device to it."""
         chosen = [(requests, self._fetch(tokens)) for requests, tokens in plan.run(step)]
-        leased, kv_tokens = plan.leased, plan.cache.num_tokens
+        held = Held(kv_bytes=plan.cache.used_bytes, leased=plan.leased)
+        kv_tokens = plan.cache.num_tokens
         leased_at = {request: lease.tokens for request, lease in plan.leases.items()}
         plan.end(step)
         closed = self._recorder.close_step(
@@ -140,10 +150,10 @@ class Engine:
             kind=step.kind,
             requests=len(step.segments),
             tokens=step.tokens,
-            leased=leased,
+            leased=held.leased,
             kv_tokens=kv_tokens,
         )
-        return Underway(step, closed, chosen, leased_at)
+        return Underway(step, closed, held, chosen, leased_at)
 
     def _fetch(self, tokens: Tensor) -> Tensor:
         """A host copy, whole when the device has reached the end of the step."""
@@ -168,7 +178,7 @@ class Engine:
                 timing.leased_at = tokens
         self._note_tokens(step, played)
         with self._recorder.span(Phase.OBSERVE):
-            after(step, totals)
+            after(step, totals, done.held)
 
     def _note_tokens(self, step: Step, played: Played) -> None:
         """A prompt's first token counts from the end of its wave, with its wave's others."""

@@ -20,7 +20,7 @@ from fapool.phases import Owner
 from fapool.runtime import check, plans
 from fapool.runtime.about import about
 from fapool.runtime.control import Control
-from fapool.runtime.engine import Engine, Played, head_of
+from fapool.runtime.engine import Engine, Held, OnStep, Played, head_of
 from fapool.runtime.live import Live
 from fapool.runtime.plans.base import Plan
 from fapool.runtime.record import request_columns
@@ -160,7 +160,7 @@ class Execution:
 
     def _repeat(self, plan: Plan, repeat: int) -> Played:
         """One measured pass."""
-        after = self._measured(plan, repeat)
+        after = self._measured(repeat)
         played = self._engine.play(plan, self._spec, self._requests, repeat=repeat, after=after)
         plan.reset()
         self._timings.append((repeat, played))
@@ -173,19 +173,19 @@ class Execution:
         plan.reset()
         return played
 
-    def _measured(self, plan: Plan, repeat: int) -> Callable[[Step, StepTotals], None]:
+    def _measured(self, repeat: int) -> OnStep:
         due_ns = 0
 
-        def after(step: Step, totals: StepTotals) -> None:
+        def after(step: Step, totals: StepTotals, held: Held) -> None:
             nonlocal due_ns
             now = self._recorder.clock()
             if self._spec.capture.memory and now >= due_ns:
                 due_ns = now + self._meter.pause_ns
-                self._meter.set(Owner.KV_USED, plan.cache.used_bytes)
+                self._meter.set(Owner.KV_USED, held.kv_bytes)
                 self._meter.set(Owner.BUFFERS, self._seat.peak_message_bytes)
                 self._meter.read(repeat, step.index, now + self._recorder.unix_offset_ns)
                 self._live.memory = self._meter.latest()
-            self._live.step(step, totals, leases=plan.leased)
+            self._live.step(step, totals, leases=held.leased)
 
         return after
 
@@ -212,7 +212,7 @@ class Execution:
                 self._requests,
                 repeat=WARM_UP,
                 before=lambda step: window.step_begins(step.index),
-                after=lambda step, totals: window.step_ends(step.index),
+                after=lambda step, totals, held: window.step_ends(step.index),
                 last_step=first + wanted - 1,
                 ahead=0,
             )

@@ -42,7 +42,7 @@ def play(rank: int, port: int, name: str, spec: str, requests: list) -> dict[str
         plan = plans.make(seat, spec, requests, keep_logits=True)
         leases: list[dict] = []
 
-        def after(step, totals) -> None:
+        def after(step, totals, held) -> None:
             leases.append({"step": step.index, "leased": sorted(plan.leases)})
 
         played = Engine(seat, recorder, control).play(plan, spec, requests, repeat=0, after=after)

@@ -33,12 +33,13 @@ class FakePlan:
 
     def __init__(self, log: list) -> None:
         self.log, self.leased, self.leases = log, 0, {}
-        self.cache = SimpleNamespace(num_tokens=7)
+        self.cache = SimpleNamespace(num_tokens=7, used_bytes=0)
         self.given: dict[int, int] = {}
         self.out = torch.zeros(8, dtype=torch.int64)  # as a graph's: written anew in every step
 
     def run(self, step):
         self.log.append(("run", step.index))
+        self.leased, self.cache.used_bytes = step.index % 3, 10 * step.index
         if step.kind == "decode" and any(s.request == 3 for s in step.segments):
             self.leases.setdefault(3, SimpleNamespace(tokens=11))
         emitters = [segment.request for segment in step.segments if segment.emits]
@@ -74,8 +75,14 @@ class FakeControl:
         return values
 
 
-def play(monkeypatch, ahead: int, *, stops: int = -1, sample_every: int = 16):
-    """What was played, what happened in which order, and the rows of steps."""
+def play(monkeypatch, ahead: int, *, stops: int = -1, sample_every: int = 16, told=None):
+    """What was played, what happened in which order, and the rows of steps; `told` of the plan."""
+
+    def after(step, totals, held) -> None:
+        log.append(("after", step.index))
+        if told is not None:
+            told.append(held)
+
     log: list[tuple[str, int]] = []
     recorder = Recorder(rank=0, role=Role.BASE, device=CPU, sample_every=sample_every)
     seat = SimpleNamespace(device=CPU, place=SimpleNamespace(role=Role.BASE))
@@ -88,7 +95,7 @@ def play(monkeypatch, ahead: int, *, stops: int = -1, sample_every: int = 16):
         REQUESTS,
         repeat=0,
         before=lambda step: log.append(("before", step.index)),
-        after=lambda step, totals: log.append(("after", step.index)),
+        after=after,
         ahead=ahead,
     )
     return played, log, recorder.columns()[1]
@@ -127,6 +134,16 @@ def test_tokens_and_moments_are_those_of_their_steps_however_far_the_host_is_ahe
     leased = {request: timing.leased_at for request, timing in played.timings.items()}
     assert leased == {0: -1, 1: -1, 2: -1, 3: 11, 4: -1}
     assert steps["kv_tokens"] == [7] * len(STEPS)
+
+
+@pytest.mark.parametrize("ahead", [0, 1, AHEAD])
+def test_what_was_held_is_told_as_it_was_in_the_step_however_far_the_host_is_ahead(
+    monkeypatch, ahead
+):
+    told = []
+    _, _, steps = play(monkeypatch, ahead, told=told)
+    assert [held.leased for held in told] == steps["leased"] == [s.index % 3 for s in STEPS]
+    assert [held.kv_bytes for held in told] == [10 * step.index for step in STEPS]
 
 
 @pytest.mark.parametrize("ahead", [0, AHEAD])
