@@ -161,6 +161,7 @@ ODD = MODELS["tiny"] | {"heads": 6, "kv_heads": 4}
         ({"plan": {"kind": "fapool", "pool": 1, "threshold": 15}}, "plan.threshold"),
         ({"plan": {"kind": "fapool", "pool": 1, "threshold": 0}}, "plan.threshold"),
         ({"plan": {"kind": "fapool", "pool": 2, "lease_ranks": 3}}, "plan.lease_ranks"),
+        ({"plan": {"kind": "fapool", "base": 2, "base_attends": True}}, "plan.base_attends"),
         ({"workload": SMALL | {"context": 0}}, "workload.context"),
         ({"workload": SMALL | {"context": -5}}, "workload.context"),
         ({"workload": SMALL | {"context": float("nan")}}, "workload.context"),
@@ -212,6 +213,7 @@ def test_a_mistake_is_refused_by_the_name_of_its_field(changes, field):
         ({"plan": {"tp": 3}}, "choose a divisor of model.heads = 8"),
         ({"plan": {"pp": 3}}, "at most model.layers = 2 stages"),
         ({"plan": {"kind": "fapool", "threshold": 15}}, "less than one KV block"),
+        ({"plan": {"kind": "fapool", "base_attends": True}}, "plan.pool at least 1"),
         (
             {"plan": {"kind": "helix", "kvp": 2, "tp": 8}},
             "16 ranks share out model.heads = 8: choose",

@@ -67,7 +67,7 @@ class PlanControls(ipywidgets.VBox):
             base=self.base.value,
             pool=self.pool.value,
             threshold=self.threshold.value,
-            base_attends=self.base_attends.value,
+            base_attends=self.base_attends.value and self.pool.value > 0,
         )
 
     def fit(self, model: Model, ranks: int) -> None:

@@ -107,6 +107,8 @@ def check_layout(model: Model, plan: Static | FAPool | Helix) -> None:
         raise SpecError("plan.pp", plan.pp, f"at most model.layers = {model.layers} stages")
     if isinstance(plan, FAPool) and plan.lease_ranks and plan.lease_ranks > max(plan.pool, 1):
         raise SpecError("plan.lease_ranks", plan.lease_ranks, f"at most plan.pool = {plan.pool}")
+    if isinstance(plan, FAPool) and plan.base_attends and not plan.pool:
+        raise SpecError("plan.base_attends", True, "give plan.pool at least 1, or leave it out")
 
 
 def _check_shares(model: Model, plan: Helix) -> None:

@@ -26,6 +26,7 @@ class Capture(Strict):
     spans: bool = True
     memory: bool = True
     # Of decode steps that come from a graph, one in so many has spans; it takes a little longer.
+    # The host waits for a sampled step before the next one: 1 and 2 take from its lead, too.
     sample_every: Count = 16
     live_hz: Annotated[float, Field(gt=0, le=20)] = 8.0
     # Decode steps traced, 0 none. No viewer opens what many more would write.

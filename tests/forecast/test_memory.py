@@ -24,7 +24,7 @@ PLANS = st.one_of(
         threshold=st.integers(16, 90),
         lease_ranks=st.none(),
         base_attends=st.booleans(),
-    ),
+    ).filter(lambda plan: plan.pool or not plan.base_attends),
     st.builds(Helix, kvp=st.sampled_from([1, 2, 4]), tp=st.sampled_from([1, 2])),
 )
 MANY = Model.preset("tiny", heads=6, kv_heads=6, ffn=96)

@@ -36,6 +36,13 @@ def test_the_base_attends_beside_its_pool_where_that_is_ticked(controls):
     assert controls.plan.base_attends not in controls.plan.children
 
 
+def test_without_a_pool_the_tick_that_the_base_attends_too_says_nothing(controls):
+    controls.set(base_attends=True, pool=0)
+    assert controls.spec().plan == FAPool(base=1, pool=0, threshold=512)
+    controls.set(pool=2)
+    assert controls.spec().plan == FAPool(base=1, pool=2, threshold=512, base_attends=True)
+
+
 def test_a_static_layout_is_chosen_among_those_that_fit(controls):
     controls.set(plan="Static", static=(2, 2))
     assert controls.spec().plan == Static(tp=2, pp=2)
