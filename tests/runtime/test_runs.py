@@ -85,6 +85,12 @@ def check_labels(tables) -> None:
     attends = tables.events[tables.events["phase"] == "attend"]
     most = tables.spec.plan.pp if isinstance(tables.spec.plan, Static) else 0
     assert set(attends["micro_batch"]) == (set(range(min(most, 3))) or {-1})
+    if isinstance(tables.spec.plan, FAPool):  # what a pool rank does with new keys is no idling
+        decode = set(tables.steps.loc[tables.steps["kind"] == "decode", "step"])
+        events = tables.events[tables.events["step"].isin(decode)]
+        at_pool = events[events["rank"] >= tables.spec.plan.base]
+        counted = at_pool.groupby("phase")["step"].count()
+        assert counted["append_kv"] == counted["attend_partial"] > 0
 
 
 def check_requests(tables) -> None:

@@ -155,8 +155,9 @@ class MessagePoolLink:
             q, k, v = self._unpacked()
         if append is not None:
             k_pages, v_pages, slots = append
-            store(k_pages, slots, k)
-            store(v_pages, slots, v)
+            with self._spans.within(Phase.APPEND_KV, layer):
+                store(k_pages, slots, k)
+                store(v_pages, slots, v)
         return q, k, v
 
     def answer(self, layer: int, part: Partial) -> None:
