@@ -125,6 +125,9 @@ def row(run: Run) -> dict:
     took = (plain["end_ns"] - plain["start_ns"] if len(plain) else _took(decode)) / 1e6
     sampled = _took(decode[decode["method"] != "none"]) / 1e6
     ranks = run.environment["ranks"]
+    obstacles = {r.get("transport_reason") for r in ranks} - {None}
+    if spec.transport != "messages" and obstacles:
+        raise SystemExit(f"{spec.plan}: messages instead of shared memory: {obstacles}")
     return {
         "model": spec.model.name,
         "plan": str(spec.plan),
