@@ -35,6 +35,7 @@ THRESHOLD = 2048
 JOINT = {8192: 0.93, 16384: 0.97, 32768: 0.97}  # context -> target of the joint base's speed
 BELOW = 4096  # a context that a threshold of its own keeps at home
 GRID = (  # model, batch, context
+    ("paper-4l", 1, 4096),
     ("paper-4l", 1, 16384),
     ("paper-4l", 1, 131072),
     ("paper-4l", 16, 16384),
@@ -165,8 +166,16 @@ def points(options, ranks: int) -> list[RunSpec]:
 
 def judge(rows: list[dict], machine: str) -> None:
     """Record the targets that rows on four GPUs decide; one whose rows are missing is left."""
-    took = {(r["model"], r["batch"], r["context"], r["plan"]): r["step_ms"] for r in rows}
-    floor = {(r["model"], r["batch"], r["context"], r["plan"]): r["floor_ms"] for r in rows}
+    names = ("model", "batch", "context", "plan")
+    took, floor = (
+        {tuple(r[name] for name in names): r[ms] for r in rows if r["context"] != BELOW}
+        for ms in ("step_ms", "floor_ms")
+    )
+    home = {
+        (r["batch"], r["plan"]): r["step_ms"]
+        for r in rows
+        if r["context"] == BELOW and not r["leased"]
+    }
 
     def best(kind: str, *point) -> float:
         return min(ms for key, ms in took.items() if key[:3] == point and kind in key[3])
@@ -178,7 +187,6 @@ def judge(rows: list[dict], machine: str) -> None:
     pool, static = (mha, 64, 16384, "FAPool(1,3)"), (mqa, 64, 32768, "Static(4,1)")
     peers = ("Static", "Helix")
     speed = {c: lambda c=c: least(peers, mha, 64, c) / best("joint", mha, 64, c) for c in JOINT}
-    below = [(mha, batch, BELOW) for batch in (1, 64)]
     decided = {
         "gpu.b": ("FAPool(1,3), 64 x 16 K, over its floor", lambda: took[pool] / floor[pool], 1.08),
         "gpu.c": (
@@ -188,7 +196,7 @@ def judge(rows: list[dict], machine: str) -> None:
         ),
         "gpu.e": (
             "below the threshold: FAPool(1,3) over Static(1,1), 1 and 64 x 4 K, the worse",
-            lambda: max(took[*b, "FAPool(1,3)"] / took[*b, "Static(1,1)"] for b in below),
+            lambda: max(home[b, "FAPool(1,3)"] / home[b, "Static(1,1)"] for b in (1, 64)),
             1.01,
         ),
         **{
