@@ -1,5 +1,6 @@
 """The `triton` backend: where it fits, what it plans, and that rows of a cache come out right."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -98,6 +99,25 @@ def test_a_step_is_planned_once_and_its_scratch_kept(layers):
     assert len(plans) == len(scratch) == 1
     first = backend.items(rows, kernel)
     assert backend.items(cache.rows([0, 1], [64, 29]), kernel) is not first
+
+
+def test_the_items_of_a_frame_hold_every_token_once_while_its_rows_grow_come_and_go():
+    shape = {"num_heads": 4, "kv_heads": 2, "dim": DIM, "dtype": DTYPE}
+    splitter = Triton().splitter(4, **shape, device=torch.device("cpu"))
+    random = np.random.default_rng(0)
+    numbers = np.full(splitter.size, -1, dtype=np.int32)
+    lengths = np.array([0, 1, 62, 500], dtype=np.int32)
+    for step in range(200):
+        splitter.cut(lengths, numbers)
+        items = splitter.items(numbers)
+        for row, length in enumerate(lengths):
+            mine = range(items.first[row], items.first[row + 1])
+            held = [t for i in mine for t in range(items.start[i], items.stop[i])]
+            assert held == list(range(length))
+            assert all(items.row[i] == row for i in mine)
+        lengths = lengths + (lengths > 0)
+        if step % 50 == 49:
+            lengths[random.integers(4)] = random.integers(0, 700)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="fits the CPU where triton interprets")
