@@ -113,10 +113,9 @@ class KVCache:
 
     def append(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
         """Write k, v [T, K, D] of one layer at `slots` [T]; a negative slot writes nothing."""
-        if not self._pool.blocks:
-            return
-        index = layer - self.layers.start
-        self._ops.append(self._k[index], self._v[index], slots, k, v)
+        place = self.place_of(layer, slots)
+        if place is not None:
+            self._ops.append(*place, k, v)
 
     def place_of(self, layer: int, slots: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
         """Where new keys at `slots` are to be written: k, v pages [N, P, K, D] and the slots.

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fapool.instrument.recorder import no_span
 from fapool.phases import Phase, Role
+from fapool.runtime.elementwise import operations
 from fapool.runtime.exchange.link import Append, Route, route
 from fapool.runtime.exchange.link_spans import LinkSpans
 from fapool.runtime.partial import Partial, lse_dtype, merge
@@ -133,6 +134,7 @@ class MessagePoolLink:
         self, at: Route, group: dist.ProcessGroup, rows: int, like: Tensor, spans: LinkSpans
     ) -> None:
         self._at, self._limit, self._rows, self._spans = at, rows, rows, spans
+        self._ops = operations(like.device, like.dtype)
         self._ranks = [end.rank for end in at.ends]
         dim = at.head_dim
         self._widths = [(len(end.heads) + 2 * len(end.kv_heads)) * dim for end in at.ends]
@@ -154,10 +156,8 @@ class MessagePoolLink:
         with self._spans.within(Phase.PACK, layer):
             q, k, v = self._unpacked()
         if append is not None:
-            k_pages, v_pages, slots = append
             with self._spans.within(Phase.APPEND_KV, layer):
-                store(k_pages, slots, k)
-                store(v_pages, slots, v)
+                self._ops.append(*append, k, v)
         return q, k, v
 
     def answer(self, layer: int, part: Partial) -> None:
@@ -198,22 +198,6 @@ def part_in(message: Tensor, shape: tuple[int, int, int]) -> Partial:
     body, size = prod(shape), rows * part_width(heads, shape[2], message.dtype)
     lse = message[body:size].view(lse_dtype(message.dtype))
     return Partial(message[:body].view(shape), lse.view(rows, heads))
-
-
-def store(pages: Tensor, slots: Tensor, new: Tensor) -> None:
-    """Write the rows of `new` [B, K, D] whose slot is not negative; no host synchronisation.
-
-    The others write back what stands in the slot of a row that is written, or in slot 0.
-    """
-    flat = pages.view(-1, *pages.shape[2:])
-    here = slots >= 0
-    # argmax: the first row that is written; all others repeat it, so that equal slots get equal
-    # values. Without one, slot 0 gets what it has.
-    some = here.to(torch.int8).argmax()
-    row = torch.where(here, torch.arange(len(slots), device=slots.device), some)
-    at = slots[row].clamp(min=0).long()
-    value = torch.where(here[row][:, None, None], new[row], flat[at])
-    flat.index_copy_(0, at, value)
 
 
 def open_links(
