@@ -2,20 +2,14 @@
 through Triton's interpreter, which has to be asked for before triton is imported.
 """
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from fapool.runtime.exchange import shards
 from fapool.runtime.exchange.shards import merge_messages, pack, seen
 from fapool.runtime.partial import Partial, merge
+from tests.runtime.kernels.interpreter import INTERPRETED, interpret
 
-ROOT = Path(__file__).parents[3]
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 SHAPES = [(1, 4, 8, 4), (3, 6, 24, 3), (5, 2, 16, 2), (2, 10, 128, 5)]  # T, H, D, S
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 KERNEL_DTYPES = [torch.float32, torch.float16]  # the interpreter cuts bf16 off where a GPU rounds
@@ -85,14 +79,7 @@ if not INTERPRETED:
 
     def test_the_interpreter_finds_the_kernels_equal_to_the_monoid():
         pytest.importorskip("triton")
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-k", "kernel", __file__],
-            cwd=ROOT,
-            env=os.environ | {"TRITON_INTERPRET": "1"},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        interpret(__file__, "-k", "kernel")
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["and own", "alone"])

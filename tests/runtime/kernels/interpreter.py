@@ -5,10 +5,14 @@ starts the second one, where TRITON_INTERPRET=1.
 """
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+ROOT = Path(__file__).parents[3]
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 
@@ -18,6 +22,18 @@ def here(interpreted: list, gpu: list) -> list:
     if INTERPRETED:
         return interpreted
     return [pytest.param(case, marks=pytest.mark.gpu(1)) for case in gpu]
+
+
+def interpret(file: str, *options: str) -> None:
+    """Run a file of tests in a process where triton interprets; fails as it does."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, file],
+        cwd=ROOT,
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def mend() -> None:

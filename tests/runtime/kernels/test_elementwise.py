@@ -3,20 +3,14 @@
 The interpreter has to be asked for before triton is imported, so it has a process of its own.
 """
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from fapool.runtime.elementwise import TorchOps, TritonOps
+from tests.runtime.kernels.interpreter import INTERPRETED, interpret
 
 pytest.importorskip("triton")
 
-ROOT = Path(__file__).parents[3]
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = ["cpu"] if INTERPRETED else [pytest.param("cuda", marks=pytest.mark.gpu(1))]
 # The interpreter cuts bf16 off where a GPU rounds it.
 DTYPES = [torch.float32, torch.float16] if INTERPRETED else [torch.float32, torch.bfloat16]
@@ -38,14 +32,7 @@ def seed() -> None:
 if not INTERPRETED:
 
     def test_the_interpreter_finds_the_kernels_equal_to_the_torch_forms():
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
-            cwd=ROOT,
-            env=os.environ | {"TRITON_INTERPRET": "1"},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        interpret(__file__)
 
 
 @on_devices

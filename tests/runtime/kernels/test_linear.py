@@ -3,20 +3,14 @@
 The interpreter has to be asked for before triton is imported, so it has a process of its own.
 """
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
 
 pytest.importorskip("triton")
 from fapool.runtime.kernels.linear import Form, linear
+from tests.runtime.kernels.interpreter import INTERPRETED, interpret
 
-ROOT = Path(__file__).parents[3]
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = ["cpu"] if INTERPRETED else [pytest.param("cuda", marks=pytest.mark.gpu(1))]
 # The interpreter cuts bf16 off where a GPU rounds it.
 DTYPES = [torch.float16] if INTERPRETED else [torch.float16, torch.bfloat16]
@@ -45,14 +39,7 @@ def seed() -> None:
 if not INTERPRETED:
 
     def test_the_interpreter_finds_the_products_right():
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
-            cwd=ROOT,
-            env=os.environ | {"TRITON_INTERPRET": "1"},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        interpret(__file__)
 
 
 def drawn(tokens: int, inputs: int, outputs: int, device: str, dtype: torch.dtype):
