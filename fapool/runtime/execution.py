@@ -10,7 +10,9 @@ import torch
 import torch.distributed as dist
 
 from fapool import schedule
-from fapool.instrument.clock import offset_to_rank0
+from fapool.instrument.alignment import Line
+from fapool.instrument.clock import HostClock
+from fapool.instrument.clocks import of_ranks
 from fapool.instrument.memory import MemoryMeter, peak_transient_bytes
 from fapool.instrument.merged import write_merged
 from fapool.instrument.recorder import Recorder
@@ -54,7 +56,7 @@ class Execution:
     ) -> None:
         self._spec, self._place, self._device, self._folder = spec, place, device, folder
         self._requests = requests_of(spec)
-        self._clock = offset_to_rank0(control)
+        self._clock = HostClock(control)
         self._recorder = Recorder(
             rank=place.rank,
             role=place.role,
@@ -81,6 +83,7 @@ class Execution:
         )
         self._engine = Engine(self._seat, self._recorder, self._control)
         self._timings: list[tuple[int, Played]] = []
+        self._profiled: Line | None = None
         LOG.info("%s of %s on %s", place.role, spec.plan, device)
 
     def check(self) -> bool:
@@ -127,20 +130,24 @@ class Execution:
             self._seat.forget_peak()  # of the check, whose prompts are others
             for repeat in range(self._spec.repeats):
                 self._live.stage("running")
-                if self._repeat(plan, repeat).stopped:
+                stopped = self._repeat(plan, repeat).stopped
+                self._clock.ask()
+                if stopped:
                     return "stopped"
         return "finished"
 
     def write(self) -> None:
         """Write this rank's tables; rank 0 joins everybody's and adds what concerns the run."""
-        events, steps = self._recorder.columns()
-        tables = {"events": events, "steps": steps, "memory": self._meter.columns()}
+        settle = self._clock.settle()
+        events, steps = self._recorder.columns(settle)
+        tables = {"events": events, "steps": steps, "memory": self._meter.columns(settle)}
         if self._place.rank == head_of(self._spec):
-            tables["requests"] = request_columns(self._timings, self._requests)
+            tables["requests"] = request_columns(self._timings, self._requests, settle)
         for name, columns in tables.items():
             self._folder.write_part(name, self._place.rank, columns)
         self._folder.write_json(
-            f"ranks/{self._place.rank}.json", about(self._seat, self._requests, self._clock)
+            f"ranks/{self._place.rank}.json",
+            about(self._seat, self._requests, self._clock, self._profiled),
         )
         self._control.barrier()
         if self._place.rank == 0:
@@ -217,6 +224,7 @@ class Execution:
                 ahead=0,
             )
         window.close()
+        self._profiled = window.line
 
     def _transient(self, act: Callable[[], None]) -> None:
         """Do it; on CPU also measure the highest transient use of memory."""
@@ -239,4 +247,4 @@ class Execution:
         self._folder.merge_parts()
         ranks = [self._folder.read_json(f"ranks/{r}.json") for r in range(self._place.world)]
         self._folder.write_json("environment.json", {"ranks": ranks})
-        write_merged(self._folder)
+        write_merged(self._folder, of_ranks(ranks))
