@@ -26,6 +26,26 @@ class Critical:
     path: pd.DataFrame
     without: pd.DataFrame
 
+    def by_phase(self) -> pd.DataFrame:
+        """rank, phase, ms of the path over all layers, the longest first; "" for gaps."""
+        sums = self.path.groupby(["rank", "phase"], as_index=False)["ms"].sum()
+        return sums.sort_values("ms", ascending=False, ignore_index=True)
+
+    def sentences(self, kind: str = "decode", top: int = 3) -> list[str]:
+        """The path, and the phases without which a step would be shortest, in words."""
+        rows = self.by_phase().head(top).itertuples()
+        shares = [
+            f"rank {row.rank} {row.phase or 'nothing recorded'} {row.ms / self.wall_ms:.0%}"
+            for row in rows
+        ]
+        said = f"critical path of a {kind} step, {self.wall_ms:.3f} ms: {', '.join(shares)}"
+        less = [
+            f"{row.phase} {row.ms:.3f} ms"
+            for row in self.without.head(top).itertuples()
+            if row.saved_ms > 0
+        ]
+        return [said, *([f"it would take without {', '.join(less)}"] if less else [])]
+
 
 def critical(
     tables: Tables, *, kind: str | None = "decode", most: int = MOST_STEPS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -90,13 +91,39 @@ def tables(program: list[Op]) -> SimpleNamespace:
     for node in nodes(program):
         start, now[node.rank] = now[node.rank], node.end()
         spans.append((node.rank, node.phase, start, now[node.rank], node.channel, node.number))
+    steps = [(rank, 0, 0, end) for rank, end in enumerate(now)]
+    return _tables(spans, pd.DataFrame(steps, columns=["rank", "step", "start_ns", "end_ns"]))
+
+
+def _tables(spans: list[tuple], steps: pd.DataFrame) -> SimpleNamespace:
     names = ["rank", "phase", "start_ns", "end_ns", "channel", "sequence"]
     events = pd.DataFrame(spans, columns=names)
     events["category"] = [str(Phase(phase).category) for phase in events["phase"]]
     events["phase"] = [str(phase) for phase in events["phase"]]
-    events[["start_ns", "end_ns"]] = events[["start_ns", "end_ns"]].astype("int64") + EPOCH_NS
+    for table in (events, steps):
+        table[["start_ns", "end_ns"]] = table[["start_ns", "end_ns"]].astype("int64") + EPOCH_NS
     events = events.assign(repeat=0, step=0, layer=0, micro_batch=0, bytes=0)
-    steps = pd.DataFrame({"rank": range(WORLD), "end_ns": [EPOCH_NS + t for t in now]})
-    steps = steps.assign(repeat=0, step=0, role="base", kind="decode", leased=0)
-    steps = steps.assign(start_ns=EPOCH_NS, method="host clock")
+    steps = steps.assign(repeat=0, role="base", kind="decode", leased=0, method="host clock")
     return SimpleNamespace(events=events[EVENTS.names], steps=steps)
+
+
+def soup(seed: int) -> SimpleNamespace:
+    """Spans and exchanges at random times, that overlap, come twice or lack a participant."""
+    dice, rows = random.Random(seed), []
+
+    def span(rank: int, phase: Phase, channel: str = "") -> None:
+        start, sequence = dice.randint(0, 40), dice.randint(0, 2) if channel else -1
+        if dice.random() < 0.95:
+            rows.append((rank, phase, start, start + dice.randint(0, 12), channel, sequence))
+
+    for _ in range(dice.randint(0, 14)):
+        span(dice.randrange(WORLD), dice.choice((*WORK, Phase.STEP_BARRIER, Phase.POST)))
+    for _ in range(dice.randint(0, 8)):
+        a, b = dice.sample(range(WORLD), 2)
+        span(a, Phase.SEND_QUERY, f"{a}>{b}")
+        span(b, Phase.WAIT_QUERY, f"{a}>{b}")
+    for rank in list(range(WORLD)) * dice.randint(0, 3):
+        span(rank, Phase.ALL_REDUCE, "0+1+2")
+    borders = sorted(dice.sample(range(3, 45), 3))
+    steps = [(rank, step, *borders[step : step + 2]) for rank in range(WORLD) for step in (0, 1)]
+    return _tables(rows, pd.DataFrame(steps, columns=["rank", "step", "start_ns", "end_ns"]))

@@ -11,7 +11,7 @@ from fapool.analysis.critical import critical
 from fapool.analysis.load import load
 from fapool.analysis.step_graph import step_graph, step_graphs
 from fapool.spec import Static
-from tests.analysis.programs import nodes, programs, tables
+from tests.analysis.programs import nodes, programs, soup, tables
 from tests.synthetic import small_spec, write_run
 
 few = settings(max_examples=40, deadline=None)
@@ -45,6 +45,15 @@ def test_a_step_without_a_phase_takes_what_its_longest_chain_takes_then(program)
     assert graph.without(None) == graph.wall_ns
     for phase in graph.phases():
         assert graph.without(phase) == max(span.end() for span in nodes(program, phase))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_the_records_hold_a_path_fills_its_step_and_a_replay_gives_it_back(seed):
+    for graph in step_graphs(soup(seed), kind=None, most=9):
+        path = graph.path()
+        assert (path["end_ns"] - path["start_ns"]).sum() == graph.wall_ns
+        assert graph.without(None) == graph.wall_ns
+        assert all(graph.without(phase) <= graph.wall_ns for phase in graph.phases())
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from fapool.analysis.load import load
 from fapool.analysis.stragglers import sentences, stragglers, waits
 from fapool.phases import Category
 from fapool.spec import Static
-from tests.analysis.programs import programs, tables
+from tests.analysis.programs import programs, soup, tables
 from tests.synthetic import small_spec, write_run
 
 
@@ -39,6 +39,15 @@ def test_every_nanosecond_of_a_wait_has_the_rank_and_the_phase_that_made_it(prog
         found
     )
     assert rows["ns"].sum() == parted.steps["synchronization_ns"].sum()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_the_records_hold_waits_are_a_part_of_the_synchronization(seed):
+    tables = soup(seed)
+    parted = breakdown(tables)
+    rows = waits(tables, parted)  # which asserts that they sum
+    assert rows["ns"].sum() <= parted.steps["synchronization_ns"].sum()
+    assert not (rows["rank"] == rows["awaited"]).any()
 
 
 @pytest.mark.parametrize("plan", [None, Static(tp=4)], ids=["pool", "sum"])
