@@ -30,6 +30,12 @@ class Backend(Protocol):
         """q [B, Q, H, D], k and v [B, S, K, D], S >= 1 -> out [B, Q, H, D], lse [B, H, Q]."""
 
 
+class GrainedBackend(Backend, Protocol):
+    """A kernel that does lengths which fill a grain in another way than others."""
+
+    grain: int  # tokens
+
+
 class PagedBackend(Backend, Protocol):
     """A kernel that reads blocks in place, with lengths of its own for every request.
 
