@@ -155,14 +155,14 @@ def home_deal(spec: RunSpec) -> Deal:
 
 
 def lent_deal(spec: RunSpec, columns: Sequence[int]) -> Deal:
-    """How the blocks of a request leased on `columns` are dealt: to them in turn.
+    """How the blocks of a request leased on `columns` are dealt: to them in turn, or all to each.
 
     Where the base attends as well, its share is such that decode steps are shortest; where nothing
     is decoded, such that base and columns end a prefill together. Maybe it keeps none.
     """
     model, plan = spec.model, spec.plan
     if not plan.base_attends:
-        return Deal(tuple(columns))
+        return Deal(tuple(columns), copied=plan.kv == "shared")
     groups, _ = pool_mesh(model, plan)
     if only_prefills(spec):
         kept, turn = prefill_weights(spec, len(columns), len(columns) * groups)

@@ -150,7 +150,8 @@ def _messages(spec: RunSpec, at: Place, exchange: int) -> int:
     hidden = neighbours * tokens * spec.model.hidden * spec.model.itemsize
     moved = 0
     if at.partners:
-        shards = 1 if at.role is Role.BASE else lease_width(spec)
+        whole = at.role is Role.BASE or spec.plan.kv == "shared"
+        shards = 1 if whole else lease_width(spec)
         moved = -(-spec.threshold // spec.block // shards) * kv_block_bytes(spec, at)
     shared = 2 * exchange if len(at.kv_peers) > 1 else 0  # partials there, partials back
     return 2 * len(at.partners) * exchange + shared + hidden + moved

@@ -42,6 +42,11 @@ class FAPool(Strict):
     leased request's keys, so that it attends as well while the pool does. `overlap`: decode in two
     half-batches, by itself only where the base's products then hide behind the pool's attention;
     prefill in pieces of a chunk, by itself only while these stay large.
+
+    `kv`: `sharded` deals a request's keys out to the shards of its lease, which all attend for each
+    of its queries. `shared` gives all keys to each of them and shares out the queries: those of a
+    prefill evenly, in decode whole requests, so that a request alone is attended by one. It takes
+    as many times the memory, needs a pool, and goes without `base_attends`.
     """
 
     kind: Literal["fapool"] = "fapool"
@@ -51,6 +56,7 @@ class FAPool(Strict):
     lease_ranks: Count | None = None
     base_attends: bool = False
     overlap: Literal["auto", "always", "never"] = "auto"
+    kv: Literal["sharded", "shared"] = "sharded"
 
     @property
     def world(self) -> int:
@@ -58,7 +64,8 @@ class FAPool(Strict):
         return self.base + self.pool
 
     def __str__(self) -> str:
-        return f"FAPool({self.base},{self.pool})" + " joint" * self.base_attends
+        options = " joint" * self.base_attends + " shared" * (self.kv == "shared")
+        return f"FAPool({self.base},{self.pool}){options}"
 
 
 class Helix(Strict):
@@ -105,10 +112,24 @@ def check_layout(model: Model, plan: Static | FAPool | Helix) -> None:
         raise SpecError("model.vocab", model.vocab, f"at least {field} = {tp}: ranks share it out")
     if isinstance(plan, Static) and plan.pp > model.layers:
         raise SpecError("plan.pp", plan.pp, f"at most model.layers = {model.layers} stages")
-    if isinstance(plan, FAPool) and plan.lease_ranks and plan.lease_ranks > max(plan.pool, 1):
+    if isinstance(plan, FAPool):
+        _check_lending(plan)
+
+
+def _check_lending(plan: FAPool) -> None:
+    """What is said of leases is said of a pool that there is."""
+    if plan.lease_ranks and plan.lease_ranks > max(plan.pool, 1):
         raise SpecError("plan.lease_ranks", plan.lease_ranks, f"at most plan.pool = {plan.pool}")
-    if isinstance(plan, FAPool) and plan.base_attends and not plan.pool:
+    if plan.base_attends and not plan.pool:
         raise SpecError("plan.base_attends", True, "give plan.pool at least 1, or leave it out")
+    if plan.kv == "shared" and not plan.pool:
+        raise SpecError("plan.kv", plan.kv, "give plan.pool at least 1, or leave it out")
+    if plan.kv == "shared" and plan.base_attends:
+        raise SpecError(
+            "plan.kv",
+            plan.kv,
+            "the base would keep all keys, too: choose sharded, or leave out plan.base_attends",
+        )
 
 
 def _check_shares(model: Model, plan: Helix) -> None:

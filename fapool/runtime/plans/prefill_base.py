@@ -6,6 +6,7 @@ where its keys lie, one parcel to each pool rank and one back per layer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,12 +37,20 @@ class Query:
 
 
 @dataclass(frozen=True)
+class Answered:
+    """A run of a passage's rows, and the partials that come for all of it."""
+
+    rows: slice  # of the passage
+    parts: tuple[tuple[int, slice], ...]  # which query's, and which rows of the answer
+
+
+@dataclass(frozen=True)
 class Passage:
     """One segment of a piece: who attends over what came before it."""
 
     rows: slice
     past: Rows | None  # what of it the base has
-    answers: tuple[tuple[int, slice], ...]  # which query's, and which of its rows
+    answers: tuple[Answered, ...]
 
 
 @dataclass(frozen=True)
@@ -107,16 +116,14 @@ class BasePrefill:
 
     def _passages(self, batch: Batch, mine: Share, parts: list[Share]):
         here = {asked.request: asked.visible for asked in mine.asked}
-        answers: dict[int, list[tuple[int, slice]]] = {}
-        for number, part in enumerate(parts):
-            start = 0
-            for asked in part.asked:
-                rows = slice(start, start + len(asked.rows))
-                answers.setdefault(asked.request, []).append((number, rows))
-                start = rows.stop
+        answers = _answers(parts)
         for start, s in zip(batch.starts, batch.segments, strict=True):
             past = self._cache.rows([s.request], [here[s.request]]) if s.request in here else None
-            yield Passage(slice(start, start + s.length), past, tuple(answers.get(s.request, ())))
+            answered = tuple(
+                Answered(slice(rows.start - start, rows.stop - start), tuple(found))
+                for rows, found in answers.get(s.request, {}).items()
+            )
+            yield Passage(slice(start, start + s.length), past, answered)
 
     def ask(self, work: Work, slot: int, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Posted:
         """Send q [T, H, D], k and v [T, K, D] of a piece to whom they concern."""
@@ -156,8 +163,9 @@ class BasePrefill:
             answers = [Partial(out, lse.T) for out, lse in posted.arrival.wait()]
             with self._seat.span(Phase.MERGE, layer=posted.layer):
                 for total, passage in zip(totals, work.passages, strict=True):
-                    parts = [(answers[number], rows) for number, rows in passage.answers]
-                    merge_into(total, [Partial(p.out[rows], p.lse[rows]) for p, rows in parts])
+                    for run in passage.answers:
+                        parts = [_of(answers[number], rows) for number, rows in run.parts]
+                        merge_into(_of(total, run.rows), parts)
         if len(totals) == 1:
             return totals[0].out
         with self._seat.span(Phase.MERGE, layer=posted.layer):
@@ -181,3 +189,20 @@ class BasePrefill:
                     merge_into(total, [over(backend, q[rows].unsqueeze(0), view)])
                 totals.append(total)
         return totals
+
+
+def _answers(parts: Sequence[Share]) -> dict[int, dict[range, list[tuple[int, slice]]]]:
+    """Request -> rows of the piece -> whose answers are for these, and where they are in them."""
+    found: dict[int, dict[range, list[tuple[int, slice]]]] = {}
+    for number, part in enumerate(parts):
+        start = 0
+        for asked in part.asked:
+            rows = slice(start, start + len(asked.rows))
+            runs = found.setdefault(asked.request, {})
+            runs.setdefault(asked.rows, []).append((number, rows))
+            start = rows.stop
+    return found
+
+
+def _of(part: Partial, rows: slice) -> Partial:
+    return Partial(part.out[rows], part.lse[rows])

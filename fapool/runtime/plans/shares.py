@@ -3,7 +3,8 @@
 A step is done in pieces. A segment's new keys are stored with the keepers of its deal, block by
 block in turn. The keepers attend over what came before the piece, and the base over the piece
 itself, whose keys it has at hand: so no keeper ever needs a causal mask. One is asked only where
-it has keys: an empty part never travels.
+it has keys: an empty part never travels. Keepers of copied blocks are asked for a run of a
+segment's rows each.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from fapool.deals import Deal
 from fapool.forecast.overlap import IN_FLIGHT
 from fapool.runtime.batch import Batch
 from fapool.schedule import Segment
+from fapool.topology import share as part_of
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,8 @@ def share(
             continue
         deal = deals[segment.request]
         visible = deal.tokens(segment.start, block, keeper)
-        if visible:
-            rows = range(start, start + segment.length)
+        rows = _rows(range(start, start + segment.length), deal, keeper)
+        if visible and rows:
             asked.append(Asked(segment.request, rows, visible))
         taken = _stored(segment, start, deal, keeper, block)
         if taken.runs:
@@ -122,10 +124,18 @@ def ranges(runs: Iterable[tuple[int, int]]) -> np.ndarray:
     return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
 
 
+def _rows(rows: range, deal: Deal, keeper: int) -> range:
+    """Of a segment's rows those that `keeper` attends for: all, or its run where all have keys."""
+    if not deal.copied or keeper not in deal.keepers:
+        return rows
+    mine = part_of(len(rows), len(deal.keepers), deal.keepers.index(keeper))
+    return rows[mine.start : mine.stop]
+
+
 def _stored(segment: Segment, start: int, deal: Deal, keeper: int, block: int) -> Stored:
     runs: list[tuple[int, int, int]] = []
     for number in range(segment.start // block, -(-segment.end // block)):
-        if deal.owner(number) != keeper:
+        if not deal.keeps(number, keeper):
             continue
         low = max(number * block, segment.start)
         high = min((number + 1) * block, segment.end)
