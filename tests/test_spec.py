@@ -162,6 +162,12 @@ ODD = MODELS["tiny"] | {"heads": 6, "kv_heads": 4}
         ({"plan": {"kind": "fapool", "pool": 1, "threshold": 0}}, "plan.threshold"),
         ({"plan": {"kind": "fapool", "pool": 2, "lease_ranks": 3}}, "plan.lease_ranks"),
         ({"plan": {"kind": "fapool", "base": 2, "base_attends": True}}, "plan.base_attends"),
+        ({"plan": {"kind": "fapool", "pool": 1, "kv": "copied"}}, "plan.kv"),
+        ({"plan": {"kind": "fapool", "kv": "shared"}}, "plan.kv"),
+        (
+            {"plan": {"kind": "fapool", "pool": 1, "kv": "shared", "base_attends": True}},
+            "plan.kv",
+        ),
         ({"workload": SMALL | {"context": 0}}, "workload.context"),
         ({"workload": SMALL | {"context": -5}}, "workload.context"),
         ({"workload": SMALL | {"context": float("nan")}}, "workload.context"),
@@ -214,6 +220,7 @@ def test_a_mistake_is_refused_by_the_name_of_its_field(changes, field):
         ({"plan": {"pp": 3}}, "at most model.layers = 2 stages"),
         ({"plan": {"kind": "fapool", "threshold": 15}}, "less than one KV block"),
         ({"plan": {"kind": "fapool", "base_attends": True}}, "plan.pool at least 1"),
+        ({"plan": {"kind": "fapool", "kv": "shared"}}, "plan.pool at least 1"),
         (
             {"plan": {"kind": "helix", "kvp": 2, "tp": 8}},
             "16 ranks share out model.heads = 8: choose",

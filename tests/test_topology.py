@@ -163,6 +163,13 @@ def test_a_lease_is_dealt_to_its_columns_alone_unless_the_base_attends(columns):
     assert lent_deal(joint, columns).pattern == (BASE, *columns)
 
 
+@pytest.mark.parametrize("columns", [(0,), (2, 0), (0, 1, 2)])
+def test_each_column_of_a_lease_that_shares_keys_has_all_blocks(columns):
+    deal = lent_deal(make_spec(FAPool(pool=3, threshold=16, kv="shared")), columns)
+    assert deal.keepers == columns
+    assert [deal.blocks(10, column) for column in columns] == [10] * len(columns)
+
+
 @pytest.mark.parametrize(
     ("plan", "width"),
     [

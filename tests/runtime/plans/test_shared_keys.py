@@ -6,7 +6,8 @@ What is generated equals one device's; what each rank holds and attends is what 
 import pytest
 
 from fapool.phases import Phase
-from fapool.spec import FAPool, Model, RunSpec
+from fapool.spec import FAPool
+from tests.runtime.plans.test_prefill import LONG
 from tests.runtime.test_equality import (
     GQA,
     MHA,
@@ -18,7 +19,6 @@ from tests.runtime.test_equality import (
     make_model,
     make_spec,
 )
-from tests.runtime.plans.test_prefill import LONG
 
 pytestmark = pytest.mark.ranks
 
