@@ -151,8 +151,9 @@ def take(
     sharing = Sharing(spec, device)
     pooled = isinstance(spec.plan, FAPool) and spec.plan.pool > 0
     by_all = pooled and sharing.among(groups.world)
-    links = _links(spec, place, device, groups, span, by_all) if pooled else ()
-    lanes = _lanes(spec, place, device, groups, span, by_all) if pooled else None
+    by_stores = pooled and sharing.lends(by_all)
+    links = _links(spec, place, device, groups, span, by_stores) if pooled else ()
+    lanes = _lanes(spec, place, device, groups, span, by_stores) if pooled else None
     small = _sum(spec, device, groups, sharing, by_all)
     stores = None
     if sharing.among(groups.shards):

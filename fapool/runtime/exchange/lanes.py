@@ -22,26 +22,32 @@ TENSORS = 3
 
 
 class Lanes(NamedTuple):
-    """Queries and new keys from base to pool; partials from pool to base."""
+    """Queries and new keys from base to pool; partials from pool to base, maybe merged before."""
 
     queries: Lane
     answers: Lane
     held_bytes: int  # for good
+    mates: MessageLane | None = None  # partials among pool ranks of a node
 
     @property
     def peak_bytes(self) -> int:
         """Most that messages held here since `forget_peak`."""
-        return self.held_bytes + self.queries.peak_bytes + self.answers.peak_bytes
+        among = self.mates.peak_bytes if self.mates else 0
+        return self.held_bytes + self.queries.peak_bytes + self.answers.peak_bytes + among
 
     def forget_peak(self) -> None:
         """See `Lane.forget_peak`."""
         self.queries.forget_peak()
         self.answers.forget_peak()
+        if self.mates:
+            self.mates.forget_peak()
 
     def drain(self) -> None:
         """See `Lane.drain`."""
         self.queries.drain()
         self.answers.drain()
+        if self.mates:
+            self.mates.drain()
 
 
 def open_lanes(
@@ -57,8 +63,9 @@ def open_lanes(
     """Both lanes at `rank`, for pieces of the spec's steps and of `least_rows`. Collective.
 
     `groups` carry one direction each: NCCL runs a pair's messages on a group in the order posted,
-    and the receive of one piece's answer would hold back another's query. `by_copies`: the ranks
-    can write each other's memory.
+    and the receive of one piece's answer would hold back another's query. What pool ranks merge
+    goes with the answers, which follow it at all of them. `by_copies`: the ranks can write each
+    other's memory, and merge nothing.
     """
     there = LaneSpans(span, rank, ":queries", (Phase.SEND_QUERY, Phase.WAIT_QUERY))
     back = LaneSpans(span, rank, ":answers", (Phase.SEND_PARTIALS, Phase.WAIT_PARTIALS))
@@ -67,7 +74,9 @@ def open_lanes(
             MessageLane(group, device, spans)
             for group, spans in zip(groups, (there, back), strict=True)
         )
-        return Lanes(queries, answers, 0)
+        phases = Phase.SEND_PARTIALS, Phase.WAIT_PARTIALS
+        mates = MessageLane(groups[1], device, LaneSpans(span, rank, ":mates", phases))
+        return Lanes(queries, answers, 0, mates)
     rows = max(piece_rows(spec), least_rows)
     routes = [route(spec, other) for other in range(spec.plan.world)]
     yard = Yard(groups[0], device, [places_of(spec, at, rows) for at in routes])

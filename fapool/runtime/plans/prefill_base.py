@@ -18,6 +18,7 @@ from fapool.runtime.batch import Batch, Selection, indices
 from fapool.runtime.exchange.lane import Arrival, Stop
 from fapool.runtime.kvcache import KVCache
 from fapool.runtime.partial import Partial, lse_dtype
+from fapool.runtime.plans.answers import Run, answers_to, merge_runs
 from fapool.runtime.plans.lending import Lending
 from fapool.runtime.plans.shares import Share, number_of, share, slots_of
 from fapool.runtime.rows import Rows
@@ -33,15 +34,7 @@ class Query:
     pool_rank: int
     asked: Selection  # rows of the piece
     stored: Selection  # rows of the piece
-    num_asked: int
-
-
-@dataclass(frozen=True)
-class Answered:
-    """A run of a passage's rows, and the partials that come for all of it."""
-
-    rows: slice  # of the passage
-    parts: tuple[tuple[int, slice], ...]  # which query's, and which rows of the answer
+    num_answered: int
 
 
 @dataclass(frozen=True)
@@ -50,7 +43,7 @@ class Passage:
 
     rows: slice
     past: Rows | None  # what of it the base has
-    answers: tuple[Answered, ...]
+    answers: tuple[Run, ...]  # of rows of the passage
 
 
 @dataclass(frozen=True)
@@ -90,11 +83,12 @@ class BasePrefill:
         place, cache = self._seat.place, self._cache
         deals = {s.request: self._lending.deal(s.request) for s in batch.segments}
 
-        def part_of(keeper: int) -> Share:
-            return share(batch, keeper, deals, self._block, requests=deals)
+        def part_of(keeper: int, team: Sequence[int]) -> Share:
+            return share(batch, keeper, deals, self._block, requests=deals, team=team)
 
-        mine = part_of(place.keeper)
-        asking = [(rank, part_of(column)) for column, rank in enumerate(place.partners)]
+        mine = part_of(place.keeper, ())
+        columns = [(column, team) for team in place.teams for column in team]
+        asking = [(place.partners[column], part_of(column, team)) for column, team in columns]
         asking = [(rank, part) for rank, part in asking if not part.is_empty]
         stored, *picked = batch.selections(
             [mine.stored_rows]
@@ -109,18 +103,18 @@ class BasePrefill:
             stored,
             indices([slots_of(mine, cache.tables, self._block)], batch.device)[0],
             tuple(
-                Query(rank, picked[2 * i], picked[2 * i + 1], part.num_asked)
+                Query(rank, picked[2 * i], picked[2 * i + 1], part.num_answered)
                 for i, (rank, part) in enumerate(asking)
             ),
         )
 
     def _passages(self, batch: Batch, mine: Share, parts: list[Share]):
         here = {asked.request: asked.visible for asked in mine.asked}
-        answers = _answers(parts)
+        answers = answers_to(parts)
         for start, s in zip(batch.starts, batch.segments, strict=True):
             past = self._cache.rows([s.request], [here[s.request]]) if s.request in here else None
             answered = tuple(
-                Answered(slice(rows.start - start, rows.stop - start), tuple(found))
+                Run(slice(rows.start - start, rows.stop - start), tuple(found))
                 for rows, found in answers.get(s.request, {}).items()
             )
             yield Passage(slice(start, start + s.length), past, answered)
@@ -148,8 +142,8 @@ class BasePrefill:
             (
                 query.pool_rank,
                 [
-                    ((query.num_asked, heads, dim), q.dtype),
-                    ((heads, query.num_asked), lse_dtype(q.dtype)),
+                    ((query.num_answered, heads, dim), q.dtype),
+                    ((heads, query.num_answered), lse_dtype(q.dtype)),
                 ],
             )
             for query in work.queries
@@ -163,9 +157,7 @@ class BasePrefill:
             answers = [Partial(out, lse.T) for out, lse in posted.arrival.wait()]
             with self._seat.span(Phase.MERGE, layer=posted.layer):
                 for total, passage in zip(totals, work.passages, strict=True):
-                    for run in passage.answers:
-                        parts = [_of(answers[number], rows) for number, rows in run.parts]
-                        merge_into(_of(total, run.rows), parts)
+                    merge_runs(total, passage.answers, answers)
         if len(totals) == 1:
             return totals[0].out
         with self._seat.span(Phase.MERGE, layer=posted.layer):
@@ -189,20 +181,3 @@ class BasePrefill:
                     merge_into(total, [over(backend, q[rows].unsqueeze(0), view)])
                 totals.append(total)
         return totals
-
-
-def _answers(parts: Sequence[Share]) -> dict[int, dict[range, list[tuple[int, slice]]]]:
-    """Request -> rows of the piece -> whose answers are for these, and where they are in them."""
-    found: dict[int, dict[range, list[tuple[int, slice]]]] = {}
-    for number, part in enumerate(parts):
-        start = 0
-        for asked in part.asked:
-            rows = slice(start, start + len(asked.rows))
-            runs = found.setdefault(asked.request, {})
-            runs.setdefault(asked.rows, []).append((number, rows))
-            start = rows.stop
-    return found
-
-
-def _of(part: Partial, rows: slice) -> Partial:
-    return Partial(part.out[rows], part.lse[rows])
