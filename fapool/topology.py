@@ -52,6 +52,11 @@ class Place:
     teams: tuple[tuple[int, ...], ...] = ()  # columns whose partials of its heads come merged
 
     @property
+    def team(self) -> tuple[int, ...]:
+        """The columns of a pool rank's team, its own among them."""
+        return next(team for team in self.teams if self.keeper in team)
+
+    @property
     def is_first(self) -> bool:
         """Holds the embedding's end of the pipeline."""
         return self.role is Role.BASE and self.previous is None

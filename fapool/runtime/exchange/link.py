@@ -120,8 +120,7 @@ def route(spec: RunSpec, rank: int) -> Route:
         heads, kv_heads = passed(rank if me.role is Role.BASE else other)
         index = place(spec, other).partners.index(rank)
         ends.append(End(rank=other, index=index, heads=heads, kv_heads=kv_heads))
-    leads = [me.partners[team[0]] for team in me.teams] if me.role is Role.BASE else []
-    team = () if me.role is Role.BASE else _team(spec, me)
+    answers, team = _merged(spec, me, ends)
     own = range(len(pool.heads)), range(len(pool.kv_heads))
     heads, kv_heads = own if me.role is Role.POOL else passed(rank)
     held = me.kv_heads.start
@@ -140,15 +139,18 @@ def route(spec: RunSpec, rank: int) -> Route:
         kv_heads=kv_heads,
         sends=slice(mine.start - held, mine.stop - held),
         ends=tuple(ends),
-        answers=tuple(end for end in ends if end.rank in leads or rank in team[:1]),
+        answers=answers,
         team=team,
     )
 
 
-def _team(spec: RunSpec, me: Place) -> tuple[int, ...]:
-    """The ranks of the team of a pool rank."""
-    columns = next(team for team in me.teams if me.keeper in team)
-    return tuple(column_ranks(spec, me)[column] for column in columns)
+def _merged(spec: RunSpec, me: Place, ends: list[End]) -> tuple[tuple[End, ...], tuple[int, ...]]:
+    """(Ends that partials pass, ranks of the team) of a rank with these ends."""
+    if me.role is Role.BASE:
+        leads = {me.partners[team[0]] for team in me.teams}
+        return tuple(end for end in ends if end.rank in leads), ()
+    team = tuple(column_ranks(spec, me)[column] for column in me.team)
+    return tuple(ends) if me.rank == team[0] else (), team
 
 
 def column_ranks(spec: RunSpec, me: Place) -> tuple[int, ...]:

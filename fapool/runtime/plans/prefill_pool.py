@@ -88,8 +88,7 @@ class PoolPrefill:
         if not deals:
             return None
         batch = Batch(step.kind, segments, self._seat.device)
-        team = next(team for team in self._place.teams if keeper in team)
-        mine = share(batch, keeper, deals, block, requests=deals, team=team)
+        mine = share(batch, keeper, deals, block, requests=deals, team=self._place.team)
         for s in segments:
             if s.request in deals:
                 cache.tokens[s.request] = deals[s.request].tokens(s.end, block, keeper)
