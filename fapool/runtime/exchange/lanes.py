@@ -70,6 +70,8 @@ def open_lanes(
     there = LaneSpans(span, rank, ":queries", (Phase.SEND_QUERY, Phase.WAIT_QUERY))
     back = LaneSpans(span, rank, ":answers", (Phase.SEND_PARTIALS, Phase.WAIT_PARTIALS))
     if not by_copies:
+        for group in groups:
+            _connect(group, device)
         queries, answers = (
             MessageLane(group, device, spans)
             for group, spans in zip(groups, (there, back), strict=True)
@@ -83,6 +85,12 @@ def open_lanes(
     indices = {end.rank: end.index for end in routes[rank].ends}
     lanes = (CopyLane(yard, indices, spans) for spans in (there, back))
     return Lanes(*lanes, yard.num_bytes)
+
+
+def _connect(group: dist.ProcessGroup, device: torch.device) -> None:
+    """NCCL connects a group when all of it first call: now, for of a piece some have no part."""
+    if dist.get_backend(group) == "nccl":
+        dist.all_reduce(torch.zeros(1, device=device), group=group)
 
 
 def places_of(spec: RunSpec, at: Route, rows: int) -> Places:

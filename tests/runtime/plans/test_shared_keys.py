@@ -5,7 +5,8 @@ What is generated equals one device's; what each rank holds and attends is what 
 
 import pytest
 
-from fapool.phases import Phase
+from fapool.forecast.memory import footprint
+from fapool.phases import Owner, Phase
 from fapool.spec import FAPool
 from tests.runtime.plans.test_prefill import LONG
 from tests.runtime.test_equality import (
@@ -54,7 +55,10 @@ def test_shared_keys_of_other_dtypes_stay_within_their_tolerance(crew, dtype):
 
 def test_every_rank_of_a_lease_holds_all_keys_and_one_attends_a_request_alone(crew):
     """From the middle of decoding on: a prompt in chunks of 8, then token by token."""
-    base, *pool = check_equal(crew, make_spec(shared(1, 3), batch=1), ((9, 24),))
+    spec = make_spec(shared(1, 3), batch=1)
+    base, *pool = check_equal(crew, spec, ((9, 24),))
+    moved = len(pool) * THRESHOLD * spec.model.kv_bytes_per_token
+    assert moved == base["peak_buffers"] <= footprint(spec)[0][Owner.BUFFERS]
     assert base["leased_at"] == {0: THRESHOLD}
     lengths = [8, 9, *range(10, 33)]
     held = [n if n > THRESHOLD else 0 for n in lengths]
