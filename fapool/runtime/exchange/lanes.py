@@ -9,9 +9,10 @@ import torch.distributed as dist
 
 from fapool.forecast.overlap import IN_FLIGHT, piece_rows
 from fapool.phases import Phase, Role
-from fapool.runtime.exchange.copy_lane import ALIGNMENT, CopyLane, Places, Yard
+from fapool.runtime.exchange.copy_lane import CopyLane, Places, Yard
 from fapool.runtime.exchange.lane import Lane, LaneSpans
 from fapool.runtime.exchange.link import Route, route
+from fapool.runtime.exchange.mapped import ALIGNMENT
 from fapool.runtime.exchange.message_lane import MessageLane
 from fapool.runtime.partial import lse_dtype
 from fapool.runtime.span import Span
