@@ -16,7 +16,7 @@ from fapool.runtime.rows import KVView
 from fapool.schedule import Segment
 
 CPU = torch.device("cpu")
-LONGEST, BLOCKS, NOBODY = 20, 64, 99
+LONGEST, BLOCKS, NOBODY = 20, 160, 99
 KEEPERS = (BASE, 0, 1, 2)
 COPIED = [Deal((0, 1, 2), copied=True, reader=reader) for reader in (0, 2)]
 DEALS = (
