@@ -48,6 +48,15 @@ def test_narrow_leases_that_share_all_keys_equal_one_device(crew, pool, lease_ra
     check_equal(crew, make_spec(plan, batch=4), (*MIXED, *LONG))
 
 
+def test_a_column_that_attends_for_another_s_sake_learns_of_a_lease_that_is_not_its_own(crew):
+    """Of columns 0 and 1 the first attends for request 0, until request 1, longer, gets 0 and 2."""
+    spec = make_spec(shared(1, 3, lease_ranks=2), batch=2)
+    played = check_equal(crew, spec, ((20, 10), (11, 20)))
+    assert played[0]["leased_at"] == {0: 0, 1: THRESHOLD}
+    both = [p["steps"]["kv_tokens"][-12] > 0 for p in played[1:]]
+    assert both == [True, True, True]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_shared_keys_of_other_dtypes_stay_within_their_tolerance(crew, dtype):
     check_equal(crew, make_spec(shared(1, 3), model=make_model(GQA, dtype=dtype)))
