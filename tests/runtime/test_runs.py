@@ -27,6 +27,8 @@ PLANS = [
     Helix(kvp=2, tp=2),
     FAPool(base=1, pool=3, threshold=12),
     FAPool(base=2, pool=2, threshold=12),
+    FAPool(base=1, pool=3, threshold=12, kv="shared"),
+    FAPool(base=1, pool=3, threshold=12, reduction="hierarchical"),
 ]
 
 
