@@ -150,6 +150,9 @@ MEMORY = _table(
 TRACED = -2
 """`repeat` of the steps that torch.profiler traced, in tables of their own."""
 
+REPLAY = "replay"
+"""Phase and category of the range that a trace has around the replay of a graph: no span's."""
+
 PER_STEP = 1 << 20
 """More exchanges than one graph holds on a channel."""
 

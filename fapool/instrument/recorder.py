@@ -8,12 +8,13 @@ when the device is.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from fapool.instrument.captured import Captures, GraphNodes
 from fapool.instrument.kept import Kept, OpenStep
 from fapool.instrument.ranges import nvtx_ranges
 from fapool.instrument.spans import (
@@ -26,7 +27,7 @@ from fapool.instrument.spans import (
     numbered,
 )
 from fapool.instrument.totals import PRIORITY, StepTotals, partition
-from fapool.phases import Category, Phase, Role
+from fapool.phases import TRACED, Category, Phase, Role
 
 NO_SPAN = NoSpan()
 HOST_CLOCK, CUDA_EVENTS, GRAPH_EVENTS = "host clock", "cuda events", "graph events"
@@ -47,8 +48,8 @@ class Recorder:
     CPU, and by pairs of events on the current stream on CUDA. Graphs have events in them only on
     every `sample_every`-th decode step, the same on all ranks; the steps between have no spans.
     `unix_offset_ns` is added to `clock` to give Unix time on rank 0's clock. Settable at any time:
-    `enabled` (False: spans cost and record nothing) and `profiling` (True: spans also appear in
-    the trace that torch.profiler takes).
+    `enabled` (False: spans cost and record nothing), `profiling` (True: spans also appear in the
+    trace that torch.profiler takes) and `at_border` (called with the number of a step as it ends).
 
     Measured, in microseconds per span: off 0.3. Recorded by the host's clock 0.8, and 0.25 more
     when its step ends; 0.5 more under an NVTX tool, 3 more while torch's profiler runs. By CUDA
@@ -70,6 +71,8 @@ class Recorder:
         self.enabled, self.profiling = enabled, False
         self.clock, self.unix_offset_ns = clock, unix_offset_ns
         self.sample_every = sample_every
+        self.at_border: Callable[[int], None] | None = None
+        self.captures = Captures()
         self.nvtx = nvtx_ranges()
         self.events = EventPool(device) if device.type == "cuda" else None
         self.host_spans: list = []  # of the step that is open
@@ -81,7 +84,7 @@ class Recorder:
         self._start = 0  # and when, by the host's clock
         self._repeat: int | None = None
         self._decoded = 0  # decode steps closed in this repeat
-        self._kept = Kept()
+        self._kept, self._traced = Kept(), Kept()
 
     @property
     def method(self) -> str:
@@ -117,7 +120,7 @@ class Recorder:
         """Start a repeat: its first step begins now, on an idle device.
 
         Spans since the last step ended belong to no step and are dropped. A negative `repeat` is a
-        warm-up: its steps give totals like any other and are not kept.
+        warm-up: its steps give totals like any other and are not kept; those of `TRACED` are, apart.
         """
         self._give_back(self.device_spans)
         self.host_spans, self.device_spans = [], []
@@ -138,6 +141,8 @@ class Recorder:
         """
         assert self._repeat is not None, "begin() comes before close_step()"
         end = self.events.record() if self.events is not None else self.clock()
+        if self.at_border is not None:
+            self.at_border(step)
         closed = OpenStep(
             (self._repeat, self.rank, step, self.role, kind),
             (requests, tokens, leased, kv_tokens, self._how or self.method),
@@ -168,8 +173,9 @@ class Recorder:
         if closed.method == NO_SPANS:
             spans = []
         self._start = end
-        if closed.head[0] >= 0:
-            self._kept.add((*closed.head, start, end, *closed.tail), spans)
+        if (repeat := closed.head[0]) >= 0 or repeat == TRACED:
+            kept = self._kept if repeat >= 0 else self._traced
+            kept.add((*closed.head, start, end, *closed.tail), spans)
         return partition(
             start,
             end,
@@ -201,12 +207,17 @@ class Recorder:
         self.graph_spans = (*self.graph_spans, *(spans or ()))
 
     @contextmanager
-    def capturing(self, spans: list | None) -> Iterator[None]:
-        """Meanwhile a graph is captured: device spans become events in it and go to `spans`."""
-        self._capture = GraphSpans(spans) if spans is not None else None
+    def capturing(self, spans: list | None, nodes: GraphNodes | None = None) -> Iterator[None]:
+        """Meanwhile a graph is captured: device spans become events in it and go to `spans`.
+
+        `nodes` is told what is captured within which span. Neither: nothing is recorded.
+        """
+        capture = GraphSpans(spans, nodes)
+        self._capture = capture if spans is not None or nodes is not None else None
         try:
             with self.paused():
                 yield
+            capture.end()
         finally:
             self._capture = None
 
@@ -219,9 +230,9 @@ class Recorder:
         finally:
             self.enabled = enabled
 
-    def columns(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """See `Kept.columns`."""
-        return self._kept.columns(self.unix_offset_ns)
+    def columns(self, *, traced: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See `Kept.columns`; of the repeat `TRACED`, or of all others."""
+        return (self._traced if traced else self._kept).columns(self.unix_offset_ns)
 
     def _times(self, spans: Sequence[tuple]) -> list[tuple]:
         """Host times of device spans, all of the step that began at `_border`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -15,7 +16,6 @@ from fapool.instrument.memory import MemoryMeter, peak_transient_bytes
 from fapool.instrument.merged import write_merged
 from fapool.instrument.recorder import Recorder
 from fapool.instrument.totals import StepTotals
-from fapool.instrument.window import ProfilerWindow
 from fapool.phases import Owner
 from fapool.runtime import check, plans
 from fapool.runtime.about import about
@@ -25,6 +25,7 @@ from fapool.runtime.live import Live
 from fapool.runtime.plans.base import Plan
 from fapool.runtime.record import request_columns
 from fapool.runtime.seat import Groups, take
+from fapool.runtime.traced import traced
 from fapool.sample import Sample
 from fapool.schedule import Step
 from fapool.spec import RunSpec
@@ -135,6 +136,9 @@ class Execution:
         """Write this rank's tables; rank 0 joins everybody's and adds what concerns the run."""
         events, steps = self._recorder.columns()
         tables = {"events": events, "steps": steps, "memory": self._meter.columns()}
+        if self._spec.capture.profile_steps:
+            events, steps = self._recorder.columns(traced=True)
+            tables |= {"traced_events": events, "traced_steps": steps}
         if self._place.rank == head_of(self._spec):
             tables["requests"] = request_columns(self._timings, self._requests)
         for name, columns in tables.items():
@@ -190,33 +194,12 @@ class Execution:
         return after
 
     def _trace(self) -> None:
-        """One more pass, up to the last traced step; its steps are not kept among the measured.
-
-        Every kernel is launched by itself, inside the span that it belongs to: no graphs here.
-        """
-        first, wanted = self._first_decode(), self._spec.capture.profile_steps
-        begin = max(0, first - 1)
-        window = ProfilerWindow(
-            self._folder,
-            self._place.rank,
-            self._place.world,
-            self._recorder,
-            begin,
-            first + wanted - begin + 1,  # it ends by `close`, when no message is under way
-            {"fingerprint": self._spec.fingerprint, "plan": str(self._spec.plan)},
-        )
-        with self._plan(self._spec.replace(graphs=False)) as plan:
-            self._engine.play(
-                plan,
-                self._spec,
-                self._requests,
-                repeat=WARM_UP,
-                before=lambda step: window.step_begins(step.index),
-                after=lambda step, totals, held: window.step_ends(step.index),
-                last_step=first + wanted - 1,
-                ahead=0,
-            )
-        window.close()
+        """See `traced`; on a plan of its own, whose graphs are captured ahead."""
+        last = self._first_decode() + self._spec.capture.profile_steps - 1
+        play = partial(self._engine.play, spec=self._spec, requests=self._requests, last_step=last)
+        with self._plan(self._spec) as plan:
+            begin = max(0, self._first_decode() - 1)
+            traced(self._recorder, self._folder, self._place, self._spec, begin, last, plan, play)
 
     def _transient(self, act: Callable[[], None]) -> None:
         """Do it; on CPU also measure the highest transient use of memory."""
