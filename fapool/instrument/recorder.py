@@ -120,7 +120,7 @@ class Recorder:
         """Start a repeat: its first step begins now, on an idle device.
 
         Spans since the last step ended belong to no step and are dropped. A negative `repeat` is a
-        warm-up: its steps give totals like any other and are not kept; those of `TRACED` are, apart.
+        warm-up: its steps give totals and are not kept; those of `TRACED` are kept apart.
         """
         self._give_back(self.device_spans)
         self.host_spans, self.device_spans = [], []

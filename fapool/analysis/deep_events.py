@@ -1,0 +1,149 @@
+"""Events made of kernels, as the partition takes them: a kernel, its span's labels, its time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fapool.analysis.attribution import SPAN_COLUMNS, Attributed
+from fapool.analysis.deep_steps import clock_shift_ns, on_device
+from fapool.analysis.names import stand_in
+from fapool.analysis.posts import adopted
+from fapool.phases import TRACED, Category
+from fapool.traces.schema import Trace
+
+Ints = NDArray[np.int64]
+
+NO_SPAN = "no span"
+"""Phase of a kernel that no span launched; its name says what it counts as."""
+
+HOST = (Category.MANAGEMENT, Category.SYNCHRONIZATION)
+COLUMNS = ["repeat", "rank", "instance", "phase", "category", "layer", "channel", "sequence"]
+COLUMNS += ["start_ns", "end_ns"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One rank's events, two ways (see `Deep`), and its kernels; times on rank 0's clock.
+
+    Events have `instance`, the span that they are of: one number for each time that it ran.
+    """
+
+    counted: pd.DataFrame
+    reached: pd.DataFrame
+    kernels: pd.DataFrame
+
+
+def rank_events(trace: Trace, found: Attributed, steps: pd.DataFrame) -> Rows:
+    """One rank's rows; shifts `steps` onto rank 0's clock as well."""
+    shift = clock_shift_ns(trace)
+    spans = adopted(found.spans, found.kernels) if on_device(trace) else found.spans
+    kernels = _shifted(_labelled(found.kernels, spans), shift)
+    spans = _shifted(spans, shift)
+    kernels.insert(0, "rank", trace.rank)
+    for name in ("start_ns", "end_ns"):
+        steps[name] += shift
+    kernels["step"] = _step_of(kernels["start_ns"].to_numpy(np.int64), steps)
+    host = spans[spans["category"].isin(HOST)] if on_device(trace) else spans
+    host = host.assign(instance=host.index)
+    counted, reached = serial(kernels), stretched(kernels, spans)
+    return Rows(
+        counted=_events(trace.rank, [host, counted]),
+        reached=_events(trace.rank, [host, reached]),
+        kernels=kernels,
+    )
+
+
+def serial(kernels: pd.DataFrame) -> pd.DataFrame:
+    """Kernels of one stream one after the other: each from the end of those before it."""
+    rows = kernels.sort_values("start_ns", kind="stable")
+    rows = rows.assign(start_ns=_after_others(rows))
+    return rows.assign(end_ns=np.maximum(rows["end_ns"], rows["start_ns"]))
+
+
+def _after_others(rows: pd.DataFrame) -> Ints:
+    starts = rows["start_ns"].to_numpy(np.int64).copy()
+    ends = rows["end_ns"].to_numpy(np.int64)
+    for own in rows.groupby(["device", "stream"]).indices.values():
+        reach = np.maximum.accumulate(ends[own])
+        starts[own[1:]] = np.maximum(starts[own[1:]], reach[:-1])
+    return starts
+
+
+def stretched(kernels: pd.DataFrame, spans: pd.DataFrame) -> pd.DataFrame:
+    """Kernels from the end of all that was launched before: gaps count to what comes after them.
+
+    The first kernel of a span that the host launches begins no earlier than the host's span, the
+    first of a replay where it began. What a graph holds outside of spans counts to the next span.
+    """
+    rows = serial(kernels).sort_values("order", kind="stable")
+    start, end = (rows[name].to_numpy(np.int64) for name in ("start_ns", "end_ns"))
+    reach = np.r_[np.iinfo(np.int64).min, np.maximum.accumulate(end)[:-1]][: len(end)]
+    of_graph, span = rows["graph"].to_numpy() >= 0, rows["span"].to_numpy()
+    opened = spans["start_ns"].to_numpy(np.int64)[span] if len(spans) else start
+    limit = np.where(of_graph | (span < 0), start, np.maximum(reach, opened))
+    replay = rows["correlation"].to_numpy()
+    again = np.r_[False, (replay[1:] == replay[:-1]) & of_graph[1:]][: len(end)]
+    same = np.r_[False, (span[1:] == span[:-1]) & (span[1:] >= 0)][: len(end)]
+    limit[again | same] = reach[again | same]
+    rows = rows.assign(start_ns=np.minimum(start, limit))
+    return _to_next(rows)
+
+
+def _to_next(rows: pd.DataFrame) -> pd.DataFrame:
+    """Nodes outside of spans take the labels of the next node of their replay that has a span."""
+    named = ["phase", "category", "layer", "channel", "sequence", "span"]
+    of_graph = rows["graph"] >= 0
+    blank = (of_graph & (rows["span"] < 0)).to_numpy()
+    place = np.arange(len(rows))
+    source = np.where(of_graph & ~blank, place, len(rows))
+    following = np.minimum.accumulate(source[::-1])[::-1]
+    replay = rows["correlation"].to_numpy()
+    found = blank & (following < len(rows))
+    found[found] = replay[following[found]] == replay[found]
+    for name in named:
+        values = rows[name].to_numpy().copy()
+        values[found] = values[following[found]]
+        rows[name] = values
+    return rows
+
+
+def _labelled(kernels: pd.DataFrame, spans: pd.DataFrame) -> pd.DataFrame:
+    """Kernels with the labels of their spans, or stand-ins."""
+    kernels = kernels.copy()
+    span, none = kernels["span"].to_numpy(), (kernels["span"] < 0).to_numpy()
+    for name in SPAN_COLUMNS:
+        column = spans[name].to_numpy()
+        label = "own_bytes" if name == "bytes" else name
+        blank = {"phase": NO_SPAN, "channel": "", "category": ""}.get(name, -1)
+        kernels[label] = np.full(len(kernels), blank, object if blank != -1 else np.int64)
+        kernels.loc[~none, label] = column[span[~none]]
+    stand_ins = {name: str(stand_in(name)) for name in kernels.loc[none, "name"].unique()}
+    kernels.loc[none, "category"] = kernels.loc[none, "name"].map(stand_ins)
+    return kernels
+
+
+def _events(rank: int, parts: list[pd.DataFrame]) -> pd.DataFrame:
+    """Rows of all parts, one for each channel that they serve; instance -1 - n without a span."""
+    host, kernels = parts
+    alone = -1 - np.arange(len(kernels))
+    instance = np.where(kernels["span"] >= 0, kernels["span"], alone)
+    parts = [host, kernels.assign(instance=instance)]
+    events = pd.concat([p.assign(repeat=TRACED, rank=rank)[COLUMNS] for p in parts])
+    events["channel"] = events["channel"].str.split(",")
+    return events.explode("channel", ignore_index=True)
+
+
+def _step_of(at_ns: Ints, steps: pd.DataFrame) -> Ints:
+    """Number of the step that an instant lies in; -1 outside of all."""
+    ends, starts = steps["end_ns"].to_numpy(np.int64), steps["start_ns"].to_numpy(np.int64)
+    row = np.searchsorted(ends, at_ns, side="right")
+    inside = (row < len(ends)) & (at_ns >= starts[np.minimum(row, len(ends) - 1)])
+    return np.where(inside, steps["step"].to_numpy()[np.minimum(row, len(ends) - 1)], -1)
+
+
+def _shifted(rows: pd.DataFrame, shift_ns: int) -> pd.DataFrame:
+    return rows.assign(start_ns=rows["start_ns"] + shift_ns, end_ns=rows["end_ns"] + shift_ns)
