@@ -26,6 +26,9 @@ class Columns:
         self._parts: dict[str, list[NDArray]] = {name: [] for name in schema.names}
         self._words = {f.name: Words() for f in schema if pa.types.is_dictionary(f.type)}
 
+    def __len__(self) -> int:
+        return sum(map(len, self._parts["start_ns"]))
+
     def add(self, **columns: Iterable[Any]) -> None:
         """Append a block of rows; every column of the schema, all of one length."""
         assert columns.keys() == self._parts.keys(), columns.keys() ^ self._parts.keys()

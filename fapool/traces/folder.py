@@ -49,7 +49,7 @@ def trace_files(folder: Path | str) -> list[Path]:
     )
 
 
-def read_folder(folder: Path | str, *, ops: bool = False, processes: int = 1) -> TraceFolder:
+def read_folder(folder: Path | str, *, ops: bool | None = False, processes: int = 1) -> TraceFolder:
     """Read all traces of a folder; files that are none are skipped, and said.
 
     A trace that does not know its rank gets the lowest that is free, in order of names. Of several
@@ -75,7 +75,9 @@ def _is_named(path: Path, endings: tuple[str, ...]) -> bool:
     return path.name.endswith(endings) and not path.name.startswith(".") and path.is_file()
 
 
-def _read_all(files: list[Path], ops: bool, processes: int) -> Iterator[Trace | ProfileFileError]:
+def _read_all(
+    files: list[Path], ops: bool | None, processes: int
+) -> Iterator[Trace | ProfileFileError]:
     one = partial(_read_or_say, ops=ops)
     if min(processes, len(files)) < 2:
         yield from map(one, files)
@@ -86,7 +88,7 @@ def _read_all(files: list[Path], ops: bool, processes: int) -> Iterator[Trace | 
         yield from pool.map(one, files)
 
 
-def _read_or_say(path: Path, *, ops: bool) -> Trace | ProfileFileError:
+def _read_or_say(path: Path, *, ops: bool | None) -> Trace | ProfileFileError:
     try:
         return read(path, ops=ops)
     except ProfileFileError as error:

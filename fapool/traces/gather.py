@@ -19,7 +19,7 @@ KINDS |= {"memcpy": "memcpy", "memset": "memset"}  # as torch before 1.11 called
 LAUNCHES = {"cuda_runtime", "cuda_driver", "runtime"}
 HOST_OPS = {"cpu_op", "operator"}
 ANNOTATION, DEVICE_ANNOTATION = "user_annotation", "gpu_user_annotation"
-COLLECTIVES = ("c10d::", "gloo:", "nccl:", "mpi:", "ucc:")
+COLLECTIVES = ("c10d::", "_c10d_functional::", "gloo:", "nccl:", "mpi:", "ucc:")
 
 TIMELESS = set("MiIRstfPCcNODF")
 """Phases of events that take no time: metadata, instants, flows, samples, counters, objects."""
@@ -58,6 +58,11 @@ class Gather:
         return [f"{count:,} {what}" for what, count in self._odd.items()]
 
     @property
+    def has_kernels(self) -> bool:
+        """Whether a device did anything."""
+        return len(self._columns["kernels"]) > 0
+
+    @property
     def none_is_an_event(self) -> bool:
         """Whether there were elements, and none had what makes an event."""
         return 0 < self.num_events == self._odd["elements of the list are no events: left out"]
@@ -85,7 +90,8 @@ class Gather:
         elif category in HOST_OPS or category == ANNOTATION:
             self._take_host(rows)
             if self._ops and category != ANNOTATION:
-                self._add("ops", rows, columns_of.ops)
+                others = [row for row in rows if row.args is None or not row.args.category]
+                self._add("ops", others, columns_of.ops)
         if category in (ANNOTATION, DEVICE_ANNOTATION):
             steps = [row for row in rows if STEP.match(str(row.name))]
             on_device = category == DEVICE_ANNOTATION

@@ -14,20 +14,22 @@ from fapool.traces.stream import BLOCK_BYTES, EventStream
 _RANK_IN_NAME = re.compile(r"rank[\W_]{0,2}(\d{1,9})", re.IGNORECASE)
 
 
-def read(path: Path | str, *, ops: bool = False, block_bytes: int = BLOCK_BYTES) -> Trace:
+def read(path: Path | str, *, ops: bool | None = False, block_bytes: int = BLOCK_BYTES) -> Trace:
     """Read a Chrome trace (JSON, plain or gzipped) in one pass, as far as it goes.
 
-    `ops` asks for the host's operators, which are most events of most traces. The rank is what
-    `distributedInfo` says, else this project's own mark, else the file's name, else -1. Nothing
-    beyond `block_bytes` of text and the tables is held.
+    `ops` asks for the host's operators, which are most events of most traces; None asks for them
+    where there are no kernels. The rank is what `distributedInfo` says, else this project's own
+    mark, else the file's name, else -1. Little but a block of text and the tables is held.
 
     Raises:
         ProfileFileError: the file cannot be opened, or is no trace at all.
     """
     path = Path(path)
-    stream, gather = EventStream(path, block_bytes), Gather(ops=ops)
+    stream, gather = EventStream(path, block_bytes), Gather(ops=bool(ops))
     for events in stream:
         gather.take(events)
+    if ops is None and gather.num_events and not gather.has_kernels:
+        return read(path, ops=True, block_bytes=block_bytes)
     if gather.none_is_an_event:
         raise ProfileFileError("trace", str(path), "none of its elements is an event of a trace")
     notes = [*stream.notes, *gather.notes()]

@@ -76,7 +76,7 @@ STEPS = _table(
 """One profiler step, on the host or on a stream of a device."""
 
 OPS = _table(name=_WORD, tid=_I64, start_ns=_I64, end_ns=_I64, external=_I64)
-"""One operator on the host; read only where they are asked for."""
+"""One operator on the host, our spans left out; read only where they are asked for."""
 
 COLLECTIVES = _table(
     name=_WORD,  # "allreduce", "send", ...; "wait" too
