@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fapool.analysis.attribution import SPAN_COLUMNS, Attributed
 from fapool.analysis.deep_steps import clock_shift_ns, on_device
-from fapool.analysis.names import stand_in
+from fapool.analysis.kernels import COMMUNICATION, sort_out
 from fapool.analysis.posts import adopted
 from fapool.phases import TRACED, Category
 from fapool.traces.schema import Trace
@@ -18,7 +18,7 @@ from fapool.traces.schema import Trace
 Ints = NDArray[np.int64]
 
 NO_SPAN = "no span"
-"""Phase of a kernel that no span launched; its name says what it counts as."""
+"""Phase of a kernel that no span launched; it counts as a trace without spans would count it."""
 
 HOST = (Category.MANAGEMENT, Category.SYNCHRONIZATION)
 COLUMNS = ["repeat", "rank", "instance", "phase", "category", "layer", "channel", "sequence"]
@@ -41,7 +41,7 @@ def rank_events(trace: Trace, found: Attributed, steps: pd.DataFrame) -> Rows:
     """One rank's rows; shifts `steps` onto rank 0's clock as well."""
     shift = clock_shift_ns(trace)
     spans = adopted(found.spans, found.kernels) if on_device(trace) else found.spans
-    kernels = _shifted(_labelled(found.kernels, spans), shift)
+    kernels = _shifted(_labelled(trace, found.kernels, spans), shift)
     spans = _shifted(spans, shift)
     kernels.insert(0, "rank", trace.rank)
     for name in ("start_ns", "end_ns"):
@@ -111,7 +111,7 @@ def _to_next(rows: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def _labelled(kernels: pd.DataFrame, spans: pd.DataFrame) -> pd.DataFrame:
+def _labelled(trace: Trace, kernels: pd.DataFrame, spans: pd.DataFrame) -> pd.DataFrame:
     """Kernels with the labels of their spans, or stand-ins."""
     kernels = kernels.copy()
     span, none = kernels["span"].to_numpy(), (kernels["span"] < 0).to_numpy()
@@ -121,8 +121,9 @@ def _labelled(kernels: pd.DataFrame, spans: pd.DataFrame) -> pd.DataFrame:
         blank = {"phase": NO_SPAN, "channel": "", "category": ""}.get(name, -1)
         kernels[label] = np.full(len(kernels), blank, object if blank != -1 else np.int64)
         kernels.loc[~none, label] = column[span[~none]]
-    stand_ins = {name: str(stand_in(name)) for name in kernels.loc[none, "name"].unique()}
-    kernels.loc[none, "category"] = kernels.loc[none, "name"].map(stand_ins)
+    talks = sort_out(trace).use == COMMUNICATION
+    stand_in = np.where(talks, Category.COMMUNICATION.value, Category.COMPUTE.value)
+    kernels.loc[none, "category"] = stand_in[none]
     return kernels
 
 

@@ -31,11 +31,6 @@ def says(name: str) -> Category | None:
     return Category.COMPUTE if COMPUTES.search(name) else None
 
 
-def stand_in(name: str) -> Category:
-    """What a kernel without a span counts as."""
-    return says(name) or Category.COMPUTE
-
-
 def disagreements(kernels: pd.DataFrame) -> pd.DataFrame:
     """Kernels whose names speak against their span's category, by name and phase.
 
