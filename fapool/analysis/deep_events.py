@@ -77,7 +77,8 @@ def stretched(kernels: pd.DataFrame, spans: pd.DataFrame) -> pd.DataFrame:
     """Kernels from the end of all that was launched before: gaps count to what comes after them.
 
     The first kernel of a span that the host launches begins no earlier than the host's span, the
-    first of a replay where it began. What a graph holds outside of spans counts to the next span.
+    first of a replay where it began. What a graph holds between two spans counts to the second;
+    other kernels without a span are left out, for the live level does not see them.
     """
     rows = serial(kernels).sort_values("order", kind="stable")
     start, end = (rows[name].to_numpy(np.int64) for name in ("start_ns", "end_ns"))
@@ -85,30 +86,34 @@ def stretched(kernels: pd.DataFrame, spans: pd.DataFrame) -> pd.DataFrame:
     of_graph, span = rows["graph"].to_numpy() >= 0, rows["span"].to_numpy()
     opened = spans["start_ns"].to_numpy(np.int64)[span] if len(spans) else start
     limit = np.where(of_graph | (span < 0), start, np.maximum(reach, opened))
-    replay = rows["correlation"].to_numpy()
-    again = np.r_[False, (replay[1:] == replay[:-1]) & of_graph[1:]][: len(end)]
-    same = np.r_[False, (span[1:] == span[:-1]) & (span[1:] >= 0)][: len(end)]
-    limit[again | same] = reach[again | same]
-    rows = rows.assign(start_ns=np.minimum(start, limit))
-    return _to_next(rows)
+    again = _as_before(rows["correlation"].to_numpy()) & of_graph
+    again |= _as_before(span) & (span >= 0)
+    limit[again] = reach[again]
+    rows = _to_next(rows.assign(start_ns=np.minimum(start, limit)))
+    return rows[rows["span"] >= 0]
 
 
 def _to_next(rows: pd.DataFrame) -> pd.DataFrame:
-    """Nodes outside of spans take the labels of the next node of their replay that has a span."""
-    named = ["phase", "category", "layer", "channel", "sequence", "span"]
-    of_graph = rows["graph"] >= 0
-    blank = (of_graph & (rows["span"] < 0)).to_numpy()
-    place = np.arange(len(rows))
-    source = np.where(of_graph & ~blank, place, len(rows))
-    following = np.minimum.accumulate(source[::-1])[::-1]
+    """Nodes between two spans of a replay take the labels of the second."""
     replay = rows["correlation"].to_numpy()
-    found = blank & (following < len(rows))
-    found[found] = replay[following[found]] == replay[found]
-    for name in named:
+    of_graph, has_span = (rows["graph"] >= 0).to_numpy(), (rows["span"] >= 0).to_numpy()
+    place, none = np.arange(len(rows)), len(rows)
+    before = np.maximum.accumulate(np.where(of_graph & has_span, place, -1))
+    after = np.minimum.accumulate(np.where(of_graph & has_span, place, none)[::-1])[::-1]
+    found = of_graph & ~has_span & (before >= 0) & (after < none)
+    found[found] &= (replay[before[found]] == replay[found]) & (
+        replay[after[found]] == replay[found]
+    )
+    for name in ("phase", "category", "layer", "channel", "sequence", "span"):
         values = rows[name].to_numpy().copy()
-        values[found] = values[following[found]]
+        values[found] = values[after[found]]
         rows[name] = values
     return rows
+
+
+def _as_before(values: Ints) -> NDArray[np.bool_]:
+    """Where a value is that of the row before."""
+    return np.r_[False, values[1:] == values[:-1]][: len(values)]
 
 
 def _labelled(trace: Trace, kernels: pd.DataFrame, spans: pd.DataFrame) -> pd.DataFrame:

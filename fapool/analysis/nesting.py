@@ -9,7 +9,7 @@ Ints = NDArray[np.int64]
 
 
 def innermost(start_ns: Ints, end_ns: Ints, thread: Ints, at_ns: Ints, on: Ints) -> Ints:
-    """Row of the innermost range [start, end] of thread `on` that holds `at_ns`; -1 for none.
+    """Row of the innermost range [start, end) of thread `on` that holds `at_ns`; -1 for none.
 
     Ranges of one thread nest or are disjoint. Shapes: ranges [n], instants [m] -> [m].
     """
@@ -28,7 +28,7 @@ def _innermost(start_ns: Ints, end_ns: Ints, at_ns: Ints) -> Ints:
     """The same for one thread, whose ranges are sorted by start, outer ones first."""
     parents = _parents(start_ns, end_ns)
     found = np.searchsorted(start_ns, at_ns, side="right") - 1
-    while (over := (found >= 0) & (end_ns[found] < at_ns)).any():
+    while (over := (found >= 0) & (end_ns[found] <= at_ns)).any():
         found[over] = parents[found[over]]
     return found
 
