@@ -20,7 +20,9 @@ def phase_by_search(events: list[dict]) -> dict[tuple, str]:
     its launch, "" for none: by looking at all of them."""
     spans = [e for e in events if "category" in e.get("args", {})]
     launches = {
-        e["args"]["correlation"]: e for e in events if e.get("cat") in ("cuda_runtime", "cuda_driver")
+        e["args"]["correlation"]: e
+        for e in events
+        if e.get("cat") in ("cuda_runtime", "cuda_driver")
     }
     found = {}
     for event in events:

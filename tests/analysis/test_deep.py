@@ -1,4 +1,4 @@
-"""The breakdown by kernels: exact, equal to sums made by hand, and to HTA where it means the same."""
+"""The breakdown by kernels: exact, equal to sums made by hand, and to HTA's where they compare."""
 
 import gzip
 from pathlib import Path
@@ -45,7 +45,9 @@ def test_parts_of_a_gpu_step_are_those_of_a_count_of_its_nanoseconds(gpu, rank):
     for step in gpu.parted.steps[gpu.parted.steps["rank"] == rank].tail(1).itertuples():
         at = gpu_borders(gpu, rank, step.step)
         held = {
-            category: covered(own.loc[own["category"] == category, ["start_ns", "end_ns"]].values, *at)
+            category: covered(
+                own.loc[own["category"] == category, ["start_ns", "end_ns"]].values, *at
+            )
             for category in ("compute", "communication", "management")
         }
         held["management"] |= covered(host, *at)
@@ -97,7 +99,12 @@ def test_names_that_speak_against_their_span_are_listed_and_fused_ones_are_expec
     made.step(0, 0, 100)
     made.span("ffn", 5, 10)
     made.span("send_query", 10, 20, "communication", channel="0>1", sequence=1)
-    for at, name in ((6, "ncclDevKernel_SendRecv"), (7, "collect"), (12, "nvjet_gemm"), (13, "ask")):
+    for at, name in (
+        (6, "ncclDevKernel_SendRecv"),
+        (7, "collect"),
+        (12, "nvjet_gemm"),
+        (13, "ask"),
+    ):
         made.launch(at, at)
         made.kernel(name, 10 * at, 10 * at + 5, at)
     found = deep([made.read(tmp_path)]).disagreements.set_index("name")
