@@ -15,6 +15,7 @@ from pathlib import Path
 
 BASE_NS, FIRST_NS = 1_790_857_026_000_000_000, 4_496_842_500_000_000
 EVENTS_PER_KERNEL, STEPS = 6, 20
+FIRST_CORRELATION = 1_865_057  # of a process that has run for a while
 COMPUTE_STREAM, COLLECTIVE_STREAM, PID = 7, 20, 590
 COLLECTIVES = ("allreduce", "_allgather_base", "_reduce_scatter_base")
 
@@ -161,12 +162,13 @@ def _events(launch: Launch, rank: int, ranks: int, name: str) -> Iterator[str]:
     yield _slice("cpu_op", outer, host, at_ns, at_ns + 3900, f'"External id": {external}, {both}')
     args = f'"External id": {external + 1}, {said}{both}'
     yield _slice("cpu_op", inner, host, at_ns + 200, at_ns + 3800, args)
-    ids = f'"External id": {external + 1}, "correlation": {launch.number + 1}'
+    correlation = FIRST_CORRELATION + launch.number
+    ids = f'"External id": {external + 1}, "correlation": {correlation}'
     call = "cudaMemcpyAsync" if launch.kind == "memcpy" else "cudaLaunchKernel"
     yield _slice("cuda_runtime", call, host, at_ns + 900, at_ns + 3500, f'{ids}, "cbid": 211')
     stream = COLLECTIVE_STREAM if collective else COMPUTE_STREAM
-    yield _flow("s", launch.number + 1, host, at_ns + 900)
-    yield _flow("f", launch.number + 1, (rank, stream), launch.start_ns)
+    yield _flow("s", correlation, host, at_ns + 900)
+    yield _flow("f", correlation, (rank, stream), launch.start_ns)
     where = f'{ids}, "device": {rank}, "context": 1, "stream": {stream}'
     times = launch.start_ns, launch.end_ns
     if launch.kind == "memcpy":
