@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -34,6 +34,14 @@ def of_rank(trace: Trace, kernels: Kernels, host: Steps, steps: Steps) -> list[s
     if outside := _outside_ns(kernels, steps):
         found.append(f"{outside / 1e6:.3f} ms of activity lies before or after its steps")
     return found
+
+
+def by_ranks(notes: Mapping[str, Sequence[int]]) -> list[str]:
+    """Notes with the ranks of which each is true."""
+    return [
+        f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}: {note}"
+        for note, ranks in notes.items()
+    ]
 
 
 def of_meetings(met: Meetings) -> list[str]:

@@ -53,7 +53,8 @@ def break_down(traces: Sequence[Trace]) -> Traced:
     """The partition of every step of every trace, in integer nanoseconds."""
     kernels = [sort_out(trace) for trace in traces]
     met = meet(traces, kernels)
-    rows, notes = [], []
+    rows: list[pd.DataFrame] = []
+    notes: dict[str, list[int]] = {}
     for trace, own, arrival_ns in zip(traces, kernels, met.arrival_ns, strict=True):
         host = host_steps(trace)
         if len(own.start_ns):
@@ -63,13 +64,13 @@ def break_down(traces: Sequence[Trace]) -> Traced:
             steps, method = host_ops.windows(trace, host), HOST_OPS
             parted = _parts(steps, host_ops.sets(trace))
         rows.append(parted.assign(rank=trace.rank, method=method))
-        found = said.of_rank(trace, own, host, steps)
-        notes += [f"rank {trace.rank}: {note}" for note in found]
+        for note in said.of_rank(trace, own, host, steps):
+            notes.setdefault(note, []).append(trace.rank)
     return Traced(
         steps=pd.concat(rows, ignore_index=True)[COLUMNS],
         meetings=met,
         clock=said.clock(traces),
-        notes=[*said.of_meetings(met), *notes],
+        notes=[*said.of_meetings(met), *said.by_ranks(notes)],
     )
 
 

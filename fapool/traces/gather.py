@@ -21,6 +21,8 @@ HOST_OPS = {"cpu_op", "operator"}
 ANNOTATION, DEVICE_ANNOTATION = "user_annotation", "gpu_user_annotation"
 COLLECTIVES = ("c10d::", "_c10d_functional::", "gloo:", "nccl:", "mpi:", "ucc:")
 
+NO_EVENTS = "elements of the list are no events: left out"
+
 TIMELESS = set("MiIRstfPCcNODF")
 """Phases of events that take no time: metadata, instants, flows, samples, counters, objects."""
 
@@ -55,7 +57,7 @@ class Gather:
         """What was left out or mended, in sentences."""
         if unended := sum(map(len, self._open.values())):
             self._odd["events began and did not end: left out"] = unended
-        return [f"{count:,} {what}" for what, count in self._odd.items()]
+        return [f"{count:,} {what}" for what, count in self._odd.items() if count]
 
     @property
     def has_kernels(self) -> bool:
@@ -63,9 +65,9 @@ class Gather:
         return len(self._columns["kernels"]) > 0
 
     @property
-    def none_is_an_event(self) -> bool:
-        """Whether there were elements, and none had what makes an event."""
-        return 0 < self.num_events == self._odd["elements of the list are no events: left out"]
+    def has_events(self) -> bool:
+        """Whether any element was an event."""
+        return self.num_events > self._odd[NO_EVENTS]
 
     def _paired(self, event: Event) -> Event | None:
         """The event that an E ends, with its end; None for all else."""
@@ -79,7 +81,7 @@ class Gather:
         elif event.ph:
             self._odd[f"events of phase {event.ph!r} are not understood: left out"] += 1
         else:
-            self._odd["elements of the list are no events: left out"] += 1
+            self._odd[NO_EVENTS] += 1
         return None
 
     def _take(self, category: str, rows: list[Event]) -> None:

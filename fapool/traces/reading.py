@@ -30,7 +30,7 @@ def read(path: Path | str, *, ops: bool | None = False, block_bytes: int = BLOCK
         gather.take(events)
     if ops is None and gather.num_events and not gather.has_kernels:
         return read(path, ops=True, block_bytes=block_bytes)
-    if gather.none_is_an_event:
+    if not gather.has_events and gather.num_events + stream.skipped:
         raise ProfileFileError("trace", str(path), "none of its elements is an event of a trace")
     notes = [*stream.notes, *gather.notes()]
     if stream.skipped:

@@ -9,6 +9,8 @@ from pathlib import Path
 from fapool.errors import ProfileFileError
 
 GZIP_MAGIC = b"\x1f\x8b"
+PIECE_BYTES = 1 << 14
+"""Of compressed bytes: what is lost before a place where they are broken."""
 BOM = b"\xef\xbb\xbf"
 
 
@@ -39,25 +41,30 @@ def _plain(file, block_bytes: int) -> Iterator[bytes]:
 
 
 def _unzipped(file, notes: list[str], block_bytes: int) -> Iterator[bytes]:
+    block = bytearray()
+    for piece in _members(file, notes):
+        block += piece
+        if len(block) >= block_bytes:
+            yield bytes(block)
+            block.clear()
+    yield bytes(block)
+
+
+def _members(file, notes: list[str]) -> Iterator[bytes]:
+    """Text of all members of a gzipped file, one after the other, in small pieces."""
     unzip, pending = zlib.decompressobj(wbits=31), b""
-    while True:
-        pending = pending or file.read(block_bytes // 8)
-        if not pending:
-            break
-        if unzip.eof:  # another member of the same file
-            if not pending.startswith(GZIP_MAGIC):
-                notes.append("bytes after the end of the gzipped text were left out")
+    while pending := pending or file.read(PIECE_BYTES):
+        if unzip.eof:
+            if not pending.startswith(GZIP_MAGIC[:1]):
+                notes.append("bytes behind the gzipped text were left out")
                 return
             unzip = zlib.decompressobj(wbits=31)
         try:
-            block = unzip.decompress(pending, block_bytes)
+            yield unzip.decompress(pending)
         except zlib.error as error:
-            notes.append(f"the gzipped text is broken and was read up to there ({error})")
+            notes.append(f"the gzipped file is broken and was read up to there ({error})")
             return
-        pending = unzip.unused_data if unzip.eof else unzip.unconsumed_tail
-        if block:
-            yield block
-    if rest := unzip.flush():
-        yield rest
+        pending = unzip.unused_data
+    yield unzip.flush()
     if not unzip.eof:
         notes.append("the gzipped file is cut off and was read up to there")
