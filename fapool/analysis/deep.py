@@ -14,8 +14,9 @@ Times are on rank 0's clock, as far as each rank knew of it when the trace was t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import pandas as pd
 
@@ -49,10 +50,15 @@ class Deep:
     notes: list[str]
 
 
-def deep(traces: Sequence[Trace], known: pd.DataFrame | None = None) -> Deep:
+def deep(
+    traces: Sequence[Trace],
+    known: pd.DataFrame | None = None,
+    shift_ns: Mapping[int, int] = MappingProxyType({}),
+) -> Deep:
     """Break down the traced steps of all ranks; `known`: their rows of `traced_steps`, if any.
 
-    Graphs are looked for beside each trace.
+    Graphs are looked for beside each trace. `shift_ns`: by rank, what to add to its trace's times
+    to get rank 0's; 0 where it is not known.
 
     Raises:
         StoreError: no trace holds a profiler step.
@@ -60,7 +66,7 @@ def deep(traces: Sequence[Trace], known: pd.DataFrame | None = None) -> Deep:
     all_rows, steps, notes = [], [], []
     for trace in traces:
         graphs, said = read_graphs(trace.path.parent, trace.rank)
-        rows, own_steps, more = one_rank(trace, graphs, known)
+        rows, own_steps, more = one_rank(trace, graphs, known, shift_ns.get(trace.rank, 0))
         notes += [f"rank {trace.rank}: {note}" for note in (*trace.notes, *said, *more)]
         all_rows.append(rows)
         steps.append(own_steps)
@@ -78,12 +84,12 @@ def deep(traces: Sequence[Trace], known: pd.DataFrame | None = None) -> Deep:
 
 
 def one_rank(
-    trace: Trace, graphs: dict[int, Graph], known: pd.DataFrame | None
+    trace: Trace, graphs: dict[int, Graph], known: pd.DataFrame | None, shift: int
 ) -> tuple[Rows, pd.DataFrame, list[str]]:
     """One trace's rows, its steps, and what was not understood."""
     found = attribute(trace, graphs)
     steps, said = traced_steps(trace, found, known)
-    return rank_events(trace, found, steps), steps, [*found.notes, *said]
+    return rank_events(trace, found, steps, shift), steps, [*found.notes, *said]
 
 
 def _parted(rows: list[pd.DataFrame], steps: pd.DataFrame) -> Breakdown:

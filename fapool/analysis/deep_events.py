@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fapool.analysis.attribution import SPAN_COLUMNS, Attributed
-from fapool.analysis.deep_steps import clock_shift_ns, on_device
+from fapool.analysis.deep_steps import on_device
 from fapool.analysis.kernels import COMMUNICATION, sort_out
 from fapool.analysis.posts import adopted
 from fapool.phases import TRACED, Category
@@ -37,9 +37,8 @@ class Rows:
     kernels: pd.DataFrame
 
 
-def rank_events(trace: Trace, found: Attributed, steps: pd.DataFrame) -> Rows:
-    """One rank's rows; shifts `steps` onto rank 0's clock as well."""
-    shift = clock_shift_ns(trace)
+def rank_events(trace: Trace, found: Attributed, steps: pd.DataFrame, shift: int) -> Rows:
+    """One rank's rows; moves `steps` by `shift` ns onto rank 0's clock as well."""
     spans = adopted(found.spans, found.kernels) if on_device(trace) else found.spans
     kernels = _shifted(_labelled(trace, found.kernels, spans), shift)
     spans = _shifted(spans, shift)

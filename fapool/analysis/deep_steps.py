@@ -28,12 +28,6 @@ def on_device(trace: Trace) -> bool:
     return device == "cuda" if device else bool(trace.kernels.num_rows)
 
 
-def clock_shift_ns(trace: Trace) -> int:
-    """What to add to the trace's times to get rank 0's; 0 where the trace does not know."""
-    shift = _about(trace).get("clock_shift_ns", 0)
-    return shift if isinstance(shift, int) else 0
-
-
 def traced_steps(
     trace: Trace, found: Attributed, known: pd.DataFrame | None
 ) -> tuple[pd.DataFrame, list[str]]:

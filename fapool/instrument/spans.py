@@ -10,7 +10,7 @@ import torch
 
 from fapool.instrument.captured import GraphNodes
 from fapool.instrument.ranges import Labels, NvtxRanges, torch_range
-from fapool.phases import replayed_sequence
+from fapool.phases import Phase, replayed_sequence
 
 Clock = Callable[[], int]
 """Nanoseconds from any origin, never going back."""
@@ -37,6 +37,14 @@ class NoSpan:
 
     def __exit__(self, *_: object) -> None:
         return None
+
+
+NO_SPAN = NoSpan()
+
+
+def no_span(phase: Phase, **labels: Any) -> NoSpan:
+    """Takes the place of `Recorder.span` where nothing is recorded."""
+    return NO_SPAN
 
 
 class Span:

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from fapool.instrument.alignment import Line
+from fapool.instrument.profiler_clock import ProfilerClock
 from fapool.instrument.recorder import Recorder
 from fapool.store import RunFolder
 
@@ -31,7 +33,8 @@ class ProfilerWindow:
     way when the profiler stops: its threads would write to what is gone.
 
     The process's first profiler costs more than a second, so that the constructor starts and ends
-    an empty one. `record_shapes` is on: without it torch drops the labels of our spans.
+    an empty one. `record_shapes` is on: without it torch drops the labels of our spans. After
+    `close`, `line` is what to add to the trace's times to get the recorder's clock; None before.
     """
 
     def __init__(
@@ -52,6 +55,9 @@ class ProfilerWindow:
         self._stop_on_close = stop_on_close
         self._profile: profile | None = None
         self._annotation: record_function | None = None
+        self._name = ""  # of the annotation
+        self._clock = ProfilerClock(recorder.clock)
+        self.line: Line | None = None
         self._unix_ns = 0
         if num_steps:
             with _new_profile():
@@ -63,14 +69,15 @@ class ProfilerWindow:
             return
         if self._profile is None:
             self._start()
-        self._annotation = record_function(f"ProfilerStep#{step}")
-        self._annotation.__enter__()
+        self._name = f"ProfilerStep#{step}"
+        self._annotation = record_function(self._name)
+        self._clock.opens(self._name, self._annotation.__enter__)
 
     def step_ends(self, step: int) -> None:
         """At the end of step `step`: stops the profiler if it was the last one chosen."""
         if self._annotation is None:
             return
-        self._end_annotation()
+        self._leave()
         if step == self.end_step - 1 and not self._stop_on_close:
             self._stop()
 
@@ -82,9 +89,10 @@ class ProfilerWindow:
         if self._profile is None:
             return None
         if self._annotation is not None:  # an error left the step open
-            self._end_annotation()
+            self._leave()
         if self.recorder.profiling:
             self._stop()
+        self.line = self._clock.line(self._profile.profiler.kineto_results.events())
         path = self.folder.trace(self.rank, self._unix_ns)
         path.parent.mkdir(exist_ok=True)
         scratch = path.with_name(f".{os.getpid()}.{path.name}")
@@ -94,10 +102,9 @@ class ProfilerWindow:
         self.end_step = self.first_step
         return path
 
-    def _end_annotation(self) -> None:
-        assert self._annotation is not None
-        self._annotation.__exit__(None, None, None)
-        self._annotation = None
+    def _leave(self) -> None:
+        annotation, self._annotation = self._annotation, None
+        self._clock.closes(self._name, lambda: annotation.__exit__(None, None, None))
 
     def _start(self) -> None:
         self._unix_ns = time.time_ns()

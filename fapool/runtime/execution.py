@@ -11,7 +11,9 @@ import torch
 import torch.distributed as dist
 
 from fapool import schedule
-from fapool.instrument.clock import offset_to_rank0
+from fapool.instrument.alignment import Line
+from fapool.instrument.clock import HostClock
+from fapool.instrument.clocks import of_ranks
 from fapool.instrument.memory import MemoryMeter, peak_transient_bytes
 from fapool.instrument.merged import write_merged
 from fapool.instrument.recorder import Recorder
@@ -25,7 +27,7 @@ from fapool.runtime.live import Live
 from fapool.runtime.plans.base import Plan
 from fapool.runtime.record import request_columns
 from fapool.runtime.seat import Groups, take
-from fapool.runtime.traced import traced
+from fapool.runtime.traced import traced, window_of
 from fapool.sample import Sample
 from fapool.schedule import Step
 from fapool.spec import RunSpec
@@ -55,7 +57,7 @@ class Execution:
     ) -> None:
         self._spec, self._place, self._device, self._folder = spec, place, device, folder
         self._requests = requests_of(spec)
-        self._clock = offset_to_rank0(control)
+        self._clock = HostClock(control)
         self._recorder = Recorder(
             rank=place.rank,
             role=place.role,
@@ -82,6 +84,7 @@ class Execution:
         )
         self._engine = Engine(self._seat, self._recorder, self._control)
         self._timings: list[tuple[int, Played]] = []
+        self._profiled: Line | None = None
         LOG.info("%s of %s on %s", place.role, spec.plan, device)
 
     def check(self) -> bool:
@@ -128,23 +131,27 @@ class Execution:
             self._seat.forget_peak()  # of the check, whose prompts are others
             for repeat in range(self._spec.repeats):
                 self._live.stage("running")
-                if self._repeat(plan, repeat).stopped:
+                stopped = self._repeat(plan, repeat).stopped
+                self._clock.ask()
+                if stopped:
                     return "stopped"
         return "finished"
 
     def write(self) -> None:
         """Write this rank's tables; rank 0 joins everybody's and adds what concerns the run."""
-        events, steps = self._recorder.columns()
-        tables = {"events": events, "steps": steps, "memory": self._meter.columns()}
+        settle = self._clock.settle()
+        events, steps = self._recorder.columns(settle)
+        tables = {"events": events, "steps": steps, "memory": self._meter.columns(settle)}
         if self._spec.capture.profile_steps:
-            events, steps = self._recorder.columns(traced=True)
+            events, steps = self._recorder.columns(settle, traced=True)
             tables |= {"traced_events": events, "traced_steps": steps}
         if self._place.rank == head_of(self._spec):
-            tables["requests"] = request_columns(self._timings, self._requests)
+            tables["requests"] = request_columns(self._timings, self._requests, settle)
         for name, columns in tables.items():
             self._folder.write_part(name, self._place.rank, columns)
         self._folder.write_json(
-            f"ranks/{self._place.rank}.json", about(self._seat, self._requests, self._clock)
+            f"ranks/{self._place.rank}.json",
+            about(self._seat, self._requests, self._clock, self._profiled),
         )
         self._control.barrier()
         if self._place.rank == 0:
@@ -195,11 +202,15 @@ class Execution:
 
     def _trace(self) -> None:
         """See `traced`; on a plan of its own, whose graphs are captured ahead."""
-        last = self._first_decode() + self._spec.capture.profile_steps - 1
+        first = self._first_decode()
+        last = first + self._spec.capture.profile_steps - 1
         play = partial(self._engine.play, spec=self._spec, requests=self._requests, last_step=last)
         with self._plan(self._spec) as plan:
-            begin = max(0, self._first_decode() - 1)
-            traced(self._recorder, self._folder, self._place, self._spec, begin, last, plan, play)
+            window = window_of(
+                self._recorder, self._folder, self._place, self._spec, max(0, first - 1), last
+            )
+            traced(self._recorder, window, plan, play)
+        self._profiled = window.line
 
     def _transient(self, act: Callable[[], None]) -> None:
         """Do it; on CPU also measure the highest transient use of memory."""
@@ -222,4 +233,4 @@ class Execution:
         self._folder.merge_parts()
         ranks = [self._folder.read_json(f"ranks/{r}.json") for r in range(self._place.world)]
         self._folder.write_json("environment.json", {"ranks": ranks})
-        write_merged(self._folder)
+        write_merged(self._folder, of_ranks(ranks))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fapool.instrument.clock import unix_offset_ns
 from fapool.instrument.recorder import Recorder
 from fapool.instrument.window import ProfilerWindow
 from fapool.phases import TRACED
@@ -19,40 +18,38 @@ SAMPLE_EVERY = 2
 """Of traced decode steps that come from graphs, every second one has live spans as well."""
 
 
-def traced(
-    recorder: Recorder,
-    folder: RunFolder,
-    place: Place,
-    spec: RunSpec,
-    begin: int,
-    last: int,
-    plan: Plan,
-    play: Callable[..., Played],
-) -> None:
-    """Trace steps `begin` to `last` of one more pass over the workload, which ends with them.
-
-    Live spans of these steps are kept apart (see `Recorder.begin`), to be held against the trace.
-    Graphs are captured in a pass of their own before it, where there are any; which kernel of a
-    graph belongs to which span goes to `trace/graphs.<rank>.json`. `play(plan, repeat=, ...)`
-    plays up to `last`.
-    """
-    window = ProfilerWindow(
+def window_of(
+    recorder: Recorder, folder: RunFolder, place: Place, spec: RunSpec, begin: int, last: int
+) -> ProfilerWindow:
+    """A window over steps `begin` to `last`, after which nothing is played."""
+    about = {
+        "fingerprint": spec.fingerprint,
+        "plan": str(spec.plan),
+        "role": place.role.value,
+        "device": recorder.device.type,
+    }
+    return ProfilerWindow(
         folder,
         place.rank,
         place.world,
         recorder,
         begin,
         last + 1 - begin,
-        {
-            "fingerprint": spec.fingerprint,
-            "plan": str(spec.plan),
-            "role": place.role.value,
-            "device": recorder.device.type,
-            # what to add to a time of the trace to get the time on rank 0's clock
-            "clock_shift_ns": recorder.unix_offset_ns - unix_offset_ns(),
-        },
+        about,
         stop_on_close=True,
     )
+
+
+def traced(
+    recorder: Recorder, window: ProfilerWindow, plan: Plan, play: Callable[..., Played]
+) -> None:
+    """Trace the window's steps of one more pass over the workload, which ends with them.
+
+    Live spans of these steps are kept apart (see `Recorder.begin`), to be held against the trace.
+    Graphs are captured in a pass of their own before it, where there are any; which kernel of a
+    graph belongs to which span goes to `trace/graphs.<rank>.json`. `play(plan, repeat=, ...)`
+    plays up to the window's last step.
+    """
     captures, sample_every = recorder.captures, recorder.sample_every
     captures.wanted, recorder.sample_every = True, SAMPLE_EVERY
     if recorder.device.type == "cuda":
@@ -66,5 +63,5 @@ def traced(
     window.close()
     if captures.graphs:
         graphs = [graph.as_json() for graph in captures.graphs]
-        value = {"rank": place.rank, "graphs": graphs}
-        folder.write_json(f"trace/graphs.{place.rank}.json", value)
+        value = {"rank": window.rank, "graphs": graphs}
+        window.folder.write_json(f"trace/graphs.{window.rank}.json", value)
