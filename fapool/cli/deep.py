@@ -12,10 +12,11 @@ from rich.text import Text
 
 from fapool.analysis import summary
 from fapool.analysis.breakdown import PARTS
-from fapool.analysis.deep import Deep
+from fapool.analysis.deep import Deep, deep
 from fapool.analysis.depths import Depths, traced_run
 from fapool.errors import FapoolError
 from fapool.store import Run
+from fapool.traces import TraceFolder
 
 LEVELS = {"live_ns": "live", "reached_ns": "trace", "deep_ns": "kernels"}
 MEANINGS = {
@@ -49,6 +50,17 @@ def print_traced(run: Run, console: Console) -> None:
     for line in _agreement(found.depths):
         console.print(Text(line, "dim"), soft_wrap=True)
     _print_doubts(found.found, console)
+
+
+def print_spans(found: TraceFolder, run: Run | None, console: Console) -> None:
+    """The part of a breakdown that needs spans, of traces of ours; with their run's live spans."""
+    if run is not None and run.traces:
+        print_traced(run, console)
+        return
+    try:
+        print_deep(deep(found.traces), console)
+    except FapoolError as error:
+        console.print(Text(f"no breakdown by spans: {error}", "yellow"), soft_wrap=True)
 
 
 def print_deep(found: Deep, console: Console) -> None:
