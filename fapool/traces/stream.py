@@ -26,6 +26,7 @@ MAX_HEAD_BYTES = 1 << 26
 """A file without events up to there, or with this much beside them, is no trace."""
 
 _OPENING = re.compile(rb'"traceEvents"\s*:\s*\[')
+_BASE = re.compile(rb'"baseTimeNanoseconds"\s*:\s*(\d{1,19})\b')
 _NO_NUMBER = re.compile(rb":\s*-?(?:nan|inf|infinity)\s*(?=[,}\]\n])", re.IGNORECASE)
 _WAY_OUT = "no trace: give a Chrome trace (JSON, with a list traceEvents), plain or gzipped"
 
@@ -99,8 +100,9 @@ class EventStream:
         except UNREADABLE:
             if b'"schemaVersion"' not in head:
                 return False
-            self.notes.append("what stands before the events is no valid JSON and was left out")
-            self.metadata = {}
+            self.notes.append("what stands before the events is no valid JSON: its base is kept")
+            base = _BASE.search(head)
+            self.metadata = {"baseTimeNanoseconds": int(base[1])} if base else {}
         self.metadata.pop("", None)
         return True
 
