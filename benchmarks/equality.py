@@ -31,7 +31,7 @@ PLANS = (
     FAPool(base=1, pool=3, threshold=2048, lease_ranks=2),
     FAPool(base=2, pool=1, threshold=2048),
 )
-BACKENDS = ("reference", "aten", "cudnn", "flash_attn")
+BACKENDS = ("reference", "aten", "cudnn", "cudnn_tiled", "flash_attn")
 MODELS = ("paper-4l", "paper-4l-gqa", "paper-4l-mqa")
 
 
