@@ -65,7 +65,7 @@ def analyze(
     for note in [*found.notes, *parted.notes]:
         console.print(Text(note, "yellow"), soft_wrap=True)
     if any(trace.spans.num_rows for trace in found.traces):  # ours
-        print_spans(found, run, console)
+        print_spans(found, run, console, step)
     if out is not None:
         _write(out, _record(found, parted, steps, run))
         console.print(f"written: {out}", soft_wrap=True, markup=False)

@@ -52,26 +52,34 @@ def print_traced(run: Run, console: Console) -> None:
     _print_doubts(found.found, console)
 
 
-def print_spans(found: TraceFolder, run: Run | None, console: Console) -> None:
-    """The part of a breakdown that needs spans, of traces of ours; with their run's live spans."""
-    if run is not None and run.traces:
+def print_spans(
+    found: TraceFolder, run: Run | None, console: Console, step: int | None = None
+) -> None:
+    """The part of a breakdown that needs spans, of traces of ours; with their run's live spans.
+
+    `step`: of one step alone.
+    """
+    if run is not None and run.traces and step is None:
         print_traced(run, console)
         return
     try:
-        print_deep(deep(found.traces), console)
+        print_deep(deep(found.traces), console, step)
     except FapoolError as error:
         console.print(Text(f"no breakdown by spans: {error}", "yellow"), soft_wrap=True)
 
 
-def print_deep(found: Deep, console: Console) -> None:
+def print_deep(found: Deep, console: Console, step: int | None = None) -> None:
     """The breakdown by kernels of traces that nothing live stands beside."""
-    for kind in found.parted.steps["kind"].unique():
-        means = summary.by_rank(found.parted, kind)
-        names = [f"{row.rank} {row.role}".strip() for row in means.itertuples()]
-        parts = [part.replace("_ns", "_ms") for part in PARTS]
-        title = f"by kernels: ms per {kind}, mean of {means['steps'].max()} traced"
-        rows = zip(names, means[parts].to_numpy(), means["wall_ms"], strict=True)
-        console.print(_table(title, ["rank"], (((name,), *rest) for name, *rest in rows)))
+    steps = found.parted.steps
+    steps = steps if step is None else steps[steps["step"] == step]
+    for kind, own in steps.groupby("kind", sort=False):
+        means = own.groupby(["rank", "role"])[[*PARTS, "wall_ns"]].mean() / 1e6
+        of = f"step {step}" if step is not None else f"mean of {own['step'].nunique()} traced"
+        rows = [
+            ((f"rank {rank} {role}".strip(),), values[PARTS], values["wall_ns"])
+            for (rank, role), values in means.iterrows()
+        ]
+        console.print(_table(f"by spans and kernels: ms per {kind}, {of}", [""], rows))
     _print_doubts(found, console)
 
 
@@ -154,4 +162,4 @@ def _speaks_against(row: dict) -> str:
 
 def _name(row: dict) -> str:
     name = row["name"]
-    return name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 1] + "…"
+    return name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 3] + "..."

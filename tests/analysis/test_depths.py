@@ -14,7 +14,10 @@ from tests.synthetic import write_run
 
 
 def steps(walls: list[int], parts: list[tuple], kind: str = "decode") -> SimpleNamespace:
-    rows = [(0, number, kind, wall, *own) for number, (wall, own) in enumerate(zip(walls, parts))]
+    rows = [
+        (0, number, kind, wall, *own)
+        for number, (wall, own) in enumerate(zip(walls, parts, strict=True))
+    ]
     return SimpleNamespace(
         steps=pd.DataFrame(rows, columns=["rank", "step", "kind", "wall_ns", *PARTS])
     )

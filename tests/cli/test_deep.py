@@ -57,9 +57,14 @@ def test_traces_that_cannot_be_read_are_told_and_the_rest_is_shown(profiles):
 
 def test_traces_of_ours_without_their_run_are_analysed_by_kernels_and_spans():
     text = printed(analyze, GPU_RUN)
-    assert "by kernels: ms per step, mean of 5 traced" in text
+    assert "by spans and kernels: ms per step, mean of 5 traced" in text
     assert "rank 0: 209 of 716 kernels have no span" in text
     assert "launched outside of all spans: ncclDevKernel_SendRecv" in text
+
+
+def test_one_step_of_traces_of_ours_is_analysed_alone():
+    text = printed(analyze, GPU_RUN, step=129)
+    assert "by spans and kernels: ms per step, step 129" in text
 
 
 def test_names_that_speak_against_their_span_are_printed(tmp_path):
