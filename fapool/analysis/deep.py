@@ -25,6 +25,7 @@ from fapool.analysis.attribution import attribute
 from fapool.analysis.breakdown import Breakdown, part
 from fapool.analysis.deep_events import Rows, rank_events
 from fapool.analysis.deep_steps import traced_steps
+from fapool.errors import StoreError
 from fapool.traces.graphs import Graph, read_graphs
 from fapool.traces.schema import Trace
 
@@ -66,10 +67,17 @@ def deep(
     all_rows, steps, notes = [], [], []
     for trace in traces:
         graphs, said = read_graphs(trace.path.parent, trace.rank)
-        rows, own_steps, more = one_rank(trace, graphs, known, shift_ns.get(trace.rank, 0))
-        notes += [f"rank {trace.rank}: {note}" for note in (*trace.notes, *said, *more)]
+        notes += [f"rank {trace.rank}: {note}" for note in (*trace.notes, *said)]
+        try:
+            rows, own_steps, more = one_rank(trace, graphs, known, shift_ns.get(trace.rank, 0))
+        except StoreError as error:
+            notes.append(f"rank {trace.rank} is left out: {error}")
+            continue
+        notes += [f"rank {trace.rank}: {note}" for note in more]
         all_rows.append(rows)
         steps.append(own_steps)
+    if not steps:
+        raise StoreError("; ".join(notes) or "there is no trace")
     borders = pd.concat(steps, ignore_index=True)
     kernels = pd.concat([rows.kernels for rows in all_rows], ignore_index=True)
     return Deep(

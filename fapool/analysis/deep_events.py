@@ -138,8 +138,9 @@ def _events(rank: int, parts: list[pd.DataFrame]) -> pd.DataFrame:
     instance = np.where(kernels["span"] >= 0, kernels["span"], alone)
     parts = [host, kernels.assign(instance=instance)]
     events = pd.concat([p.assign(repeat=TRACED, rank=rank)[COLUMNS] for p in parts])
-    events["channel"] = events["channel"].str.split(",")
-    return events.explode("channel", ignore_index=True)
+    several = events["channel"].str.contains(",", regex=False).to_numpy(bool)
+    apart = events[several].assign(channel=events.loc[several, "channel"].str.split(","))
+    return pd.concat([events[~several], apart.explode("channel")], ignore_index=True)
 
 
 def _step_of(at_ns: Ints, steps: pd.DataFrame) -> Ints:

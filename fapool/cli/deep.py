@@ -49,6 +49,7 @@ def print_traced(run: Run, console: Console) -> None:
     console.print(Text("; ".join(MEANINGS[word] for word in levels.values()), "dim"))
     for line in _agreement(found.depths):
         console.print(Text(line, "dim"), soft_wrap=True)
+    _print_plain(found.found, found.depths, console)
     _print_doubts(found.found, console)
 
 
@@ -73,14 +74,33 @@ def print_deep(found: Deep, console: Console, step: int | None = None) -> None:
     steps = found.parted.steps
     steps = steps if step is None else steps[steps["step"] == step]
     for kind, own in steps.groupby("kind", sort=False):
-        means = own.groupby(["rank", "role"])[[*PARTS, "wall_ns"]].mean() / 1e6
         of = f"step {step}" if step is not None else f"mean of {own['step'].nunique()} traced"
-        rows = [
-            ((f"rank {rank} {role}".strip(),), values[PARTS], values["wall_ns"])
-            for (rank, role), values in means.iterrows()
-        ]
-        console.print(_table(f"by spans and kernels: ms per {kind}, {of}", [""], rows))
+        console.print(_by_kernels(own, f"by spans and kernels: ms per {kind}, {of}"))
     _print_doubts(found, console)
+
+
+def _print_plain(found: Deep, depths: Depths, console: Console) -> None:
+    """Decode steps that replayed graphs without events: only the trace knows of these."""
+    steps = found.parted.steps
+    plain = steps[(steps["kind"] == "decode") & ~steps["step"].isin(depths.rows["step"])]
+    if len(plain):
+        number = plain["step"].nunique()
+        title = f"by kernels: ms per decode step without live spans, mean of {number} traced"
+        console.print(_by_kernels(plain, title))
+    if len(found.replays):
+        own = found.replays.groupby("rank")[["replays", "sampled"]].sum()
+        said = [f"{row.sampled} of {row.replays} on rank {row.Index}" for row in own.itertuples()]
+        line = f"replays that were of graphs with events: {', '.join(said)}"
+        console.print(Text(line, "dim"), soft_wrap=True)
+
+
+def _by_kernels(steps: pd.DataFrame, title: str) -> Table:
+    means = steps.groupby(["rank", "role"])[[*PARTS, "wall_ns"]].mean() / 1e6
+    rows = [
+        ((f"rank {rank} {role}".strip(),), values[PARTS], values["wall_ns"])
+        for (rank, role), values in means.iterrows()
+    ]
+    return _table(title, [""], rows)
 
 
 def _levels(depths: Depths) -> dict[str, str]:

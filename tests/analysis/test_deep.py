@@ -12,6 +12,7 @@ from fapool.analysis import intervals
 from fapool.analysis.breakdown import PARTS
 from fapool.analysis.deep import deep
 from fapool.analysis.deep_events import serial
+from fapool.errors import StoreError
 from fapool.traces import read_folder
 from tests.analysis.made_traces import BASE_NS, Made
 
@@ -122,6 +123,71 @@ def test_a_kernel_that_came_up_early_counts_from_the_end_of_the_one_before():
     found = serial(kernels).sort_index()
     assert found["start_ns"].tolist() == [0, 50, 70, 10]
     assert found["end_ns"].tolist() == [50, 70, 70, 40]
+
+
+def soup(seed: int) -> tuple[Made, list[tuple[int, int, str]]]:
+    """Kernels on two streams, some overlapping, some without a span or a launch, and host spans;
+    and what each of them counts as."""
+    rng = np.random.default_rng(seed)
+    made, counted = Made(), []
+    made.step(0, 0, 40)
+    phases = [("ffn", "compute"), ("drain", "communication"), ("lease", "management"), ("", "")]
+    reach = {7: 0, 9: 0}
+    for number in range(30):
+        phase, category = phases[rng.integers(4)]
+        if phase:
+            made.span(phase, number + 1, number + 2, category)
+        if category == "management":
+            counted.append((number + 1, number + 2, category))
+        stream, length = 7 if number % 3 else 9, int(rng.integers(1, 40))
+        start = max(int(rng.integers(40, 400)), reach[stream] - 5)
+        made.kernel("spin", start, start + length, number, stream)
+        if rng.random() > 0.1:
+            made.launch(number + 1, number)
+        else:
+            category = ""
+        counted.append((start, start + length, category or "compute"))
+        reach[stream] = max(reach[stream], start + length)
+    return made, counted
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_soup_of_kernels_is_parted_as_a_count_of_nanoseconds_says(tmp_path, seed):
+    made, counted = soup(seed)
+    found = deep([made.read(tmp_path)])
+    (step,) = found.parted.steps.itertuples()
+    left = np.ones(step.wall_ns, bool)
+    ordered = sorted(found.kernels.itertuples(), key=lambda kernel: kernel.start_ns)
+    reach, rows = {7: 0, 9: 0}, [row for row in counted if row[2] == "management" and row[1] < 41]
+    for kernel in ordered:  # one after the other on each stream
+        start, end = kernel.start_ns - BASE_NS, kernel.end_ns - BASE_NS
+        first, reach[kernel.stream] = (
+            max(start, reach[kernel.stream]),
+            max(end, reach[kernel.stream]),
+        )
+        own = [c for s, e, c in counted if (s, e) == (start, end)]
+        assert kernel.category in own
+        rows.append((first, max(first, end), kernel.category))
+    for category in ("compute", "communication", "synchronization", "management"):
+        held = covered([row[:2] for row in rows if row[2] == category], 0, step.wall_ns) & left
+        assert getattr(step, f"{category}_ns") == held.sum()
+        left &= ~held
+    assert step.idle_ns == left.sum()
+    lost = found.kernels["why"] != ""
+    assert found.unattributed["count"].sum() == lost.sum() > 0
+
+
+def test_a_rank_without_steps_is_left_out_and_said(tmp_path):
+    base, pool = Made(0), Made(1)
+    base.step(0, 0, 10)
+    base.span("ffn", 1, 5)
+    pool.span("ffn", 1, 5)
+    found = deep([base.read(tmp_path), pool.read(tmp_path)])
+    assert found.parted.steps["rank"].tolist() == [0]
+    assert "rank 1 is left out: " in found.notes[0]
+    assert found.kernels.empty
+    with pytest.raises(StoreError, match="no profiler steps"):
+        deep([pool.read(tmp_path)])
 
 
 def two_ranks(folder: Path):
