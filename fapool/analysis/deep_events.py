@@ -138,7 +138,8 @@ def _events(rank: int, parts: list[pd.DataFrame]) -> pd.DataFrame:
     instance = np.where(kernels["span"] >= 0, kernels["span"], alone)
     parts = [host, kernels.assign(instance=instance)]
     events = pd.concat([p.assign(repeat=TRACED, rank=rank)[COLUMNS] for p in parts])
-    several = events["channel"].str.contains(",", regex=False).to_numpy(bool)
+    commas = {channel: "," in channel for channel in events["channel"].unique()}
+    several = events["channel"].map(commas).to_numpy(bool)
     apart = events[several].assign(channel=events.loc[several, "channel"].str.split(","))
     return pd.concat([events[~several], apart.explode("channel")], ignore_index=True)
 
