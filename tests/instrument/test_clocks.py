@@ -47,9 +47,8 @@ def test_uncertainties_add_up_on_the_way_to_rank_0():
 
 def test_a_clock_that_was_stepped_is_noted_with_its_rank():
     clock = about_clocks(*parts(misfit_ns=9_000), None)
-    found = of_ranks([{"rank": 0, "clock": {"uncertainty_ns": 0, "notes": []}}] + [
-        {"rank": 1, "clock": clock}
-    ])  # fmt: skip
+    first = {"uncertainty_ns": 0, "notes": []}
+    found = of_ranks([{"rank": 0, "clock": first}, {"rank": 1, "clock": clock}])
     assert found["uncertainty_ns"] == {"0": 0, "1": 43_000}
     (note,) = found["notes"]
     assert note.startswith("rank 1: ")
