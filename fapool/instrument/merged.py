@@ -25,11 +25,11 @@ STEPS_THREAD, FIRST_SPANS_THREAD = 0, 1
 Row = dict[str, Any]
 
 
-def write_merged(folder: RunFolder) -> None:
+def write_merged(folder: RunFolder, clock: Row | None = None) -> None:
     """Write `trace/merged.json.gz` from the tables of a folder whose parts were merged.
 
     `ts` and `dur` are microseconds to the nanosecond; `baseTimeNanoseconds` is the Unix time of 0.
-    The same tables give the same bytes.
+    The same tables give the same bytes. `clock` is what the trace states of its own (see `clocks`).
     """
     spans, steps, memory = (_rows(folder, name) for name in ("events", "steps", "memory"))
     starts = [row["start_ns"] for row in (*spans, *steps)] + [row["time_ns"] for row in memory]
@@ -41,7 +41,9 @@ def write_merged(folder: RunFolder) -> None:
     parts += [_step_slices(steps, base), _span_slices(spans, base), _arrows(spans, base)]
     parts += [_memory_counters(memory, base), _lease_counters(steps, base)]
     events = b",\n".join(orjson.dumps(event) for part in parts for event in part)
-    head = f'{{"baseTimeNanoseconds":{base},"displayTimeUnit":"ms","traceEvents":[\n'
+    stated = orjson.dumps(clock or {}).decode()
+    head = f'{{"baseTimeNanoseconds":{base},"displayTimeUnit":"ms","fapool":{stated},'
+    head += '"traceEvents":[\n'
     data = head.encode() + events + b"\n]}\n"
     folder.write_bytes(NAME, gzip.compress(data, compresslevel=5, mtime=0))
 
