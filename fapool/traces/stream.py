@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ BLOCK_BYTES = 4 << 20
 MAX_HEAD_BYTES = 1 << 26
 """A file without events up to there, or with this much beside them, is no trace."""
 
+_INSTANT = attrgetter("ts")
 _OPENING = re.compile(rb'"traceEvents"\s*:\s*\[')
 _BASE = re.compile(rb'"baseTimeNanoseconds"\s*:\s*(\d{1,19})\b')
 _NO_NUMBER = re.compile(rb":\s*-?(?:nan|inf|infinity)\s*(?=[,}\]\n])", re.IGNORECASE)
@@ -167,5 +169,7 @@ class EventStream:
 
 
 def _fit_floats(events: list[Event]) -> bool:
-    instants = [event.ts for event in events if event.ts.__class__ is float]
-    return not instants or (max(instants) < EXACT_BELOW_US and min(instants) > -EXACT_BELOW_US)
+    instants: list[Any] = list(map(_INSTANT, events))
+    if set(map(type, instants)) != {float}:
+        instants = [instant for instant in instants if instant.__class__ is float] or [0.0]
+    return max(instants) < EXACT_BELOW_US and min(instants) > -EXACT_BELOW_US
