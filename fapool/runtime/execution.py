@@ -45,6 +45,8 @@ WARM_DECODE_STEPS = 4
 class Execution:
     """A rank's part in one run. `check`, then `measure`, then `write`, each once, on all ranks."""
 
+    _profiled: Line | None = None  # what the trace's clock is against ours
+
     def __init__(
         self,
         spec: RunSpec,
@@ -67,7 +69,7 @@ class Execution:
             sample_every=spec.capture.sample_every,
         )
         self._meter = MemoryMeter(place.rank, device)
-        steps = self._count_steps() * spec.repeats
+        steps = sum(1 for _ in self._steps()) * spec.repeats
         self._live = Live(
             publish,
             place,
@@ -84,7 +86,6 @@ class Execution:
         )
         self._engine = Engine(self._seat, self._recorder, self._control)
         self._timings: list[tuple[int, Played]] = []
-        self._profiled: Line | None = None
         LOG.info("%s of %s on %s", place.role, spec.plan, device)
 
     def check(self) -> bool:
@@ -132,9 +133,7 @@ class Execution:
             self._seat.forget_peak()  # of the check, whose prompts are others
             for repeat in range(self._spec.repeats):
                 self._live.stage("running")
-                stopped = self._repeat(plan, repeat).stopped
-                self._clock.ask()
-                if stopped:
+                if self._repeat(plan, repeat).stopped:
                     return "stopped"
         return "finished"
 
@@ -175,6 +174,7 @@ class Execution:
         after = self._measured(repeat)
         played = self._engine.play(plan, self._spec, self._requests, repeat=repeat, after=after)
         plan.reset()
+        self._clock.ask()
         self._timings.append((repeat, played))
         return played
 
@@ -224,14 +224,11 @@ class Execution:
         work = self._spec.workload
         return schedule.steps(self._requests, batch=work.batch, chunk=self._spec.prefill_chunk)
 
-    def _count_steps(self) -> int:
-        return sum(1 for _ in self._steps())
-
     def _first_decode(self) -> int:
         return next((step.index for step in self._steps() if step.kind == "decode"), 0)
 
     def _join(self) -> None:
         self._folder.merge_parts()
         ranks = [self._folder.read_json(f"ranks/{r}.json") for r in range(self._place.world)]
-        self._folder.write_json("environment.json", {"ranks": ranks})
-        write_merged(self._folder, of_ranks(ranks))
+        self._folder.write_json("environment.json", {"ranks": ranks, "clock": of_ranks(ranks)})
+        write_merged(self._folder)
