@@ -15,7 +15,8 @@ class Halving:
         self._how = spec.plan.overlap
         groups, _ = pool_mesh(spec.model, spec.plan)
         self._reads = reads(spec, groups)
-        pattern = lent_deal(spec, range(lease_width(spec) or 1)).pattern
+        deal = lent_deal(spec, range(lease_width(spec) or 1))
+        pattern, self._copied = deal.pattern, deal.copied
         self._kept, self._each = (pattern.count(k) / len(pattern) for k in (BASE, 0))
 
     def parts(self, rows: int, lent_tokens: int) -> int:
@@ -25,5 +26,7 @@ class Halving:
         """
         if self._how == "never" or rows < 2 or not lent_tokens:
             return 1
-        kept, each = self._kept * lent_tokens, self._each * lent_tokens
+        # Who attends for whole requests, of few of them, attends for one.
+        share = max(self._each, 1 / rows) if self._copied else self._each
+        kept, each = self._kept * lent_tokens, share * lent_tokens
         return 2 if self._how == "always" or self._reads.halved(kept, each) else 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -17,7 +18,6 @@ from fapool.instrument.memory import MemoryMeter, peak_transient_bytes
 from fapool.instrument.merged import write_merged
 from fapool.instrument.recorder import Recorder
 from fapool.instrument.totals import StepTotals
-from fapool.instrument.window import ProfilerWindow
 from fapool.phases import Owner
 from fapool.runtime import check, plans
 from fapool.runtime.about import about
@@ -27,6 +27,7 @@ from fapool.runtime.live import Live
 from fapool.runtime.plans.base import Plan
 from fapool.runtime.record import request_columns
 from fapool.runtime.seat import Groups, take
+from fapool.runtime.traced import traced, window_of
 from fapool.sample import Sample
 from fapool.schedule import Step
 from fapool.spec import RunSpec
@@ -141,6 +142,9 @@ class Execution:
         settle = self._clock.settle()
         events, steps = self._recorder.columns(settle)
         tables = {"events": events, "steps": steps, "memory": self._meter.columns(settle)}
+        if self._spec.capture.profile_steps:
+            events, steps = self._recorder.columns(settle, traced=True)
+            tables |= {"traced_events": events, "traced_steps": steps}
         if self._place.rank == head_of(self._spec):
             tables["requests"] = request_columns(self._timings, self._requests, settle)
         for name, columns in tables.items():
@@ -198,33 +202,15 @@ class Execution:
         return after
 
     def _trace(self) -> None:
-        """One more pass, up to the last traced step; its steps are not kept among the measured.
-
-        Every kernel is launched by itself, inside the span that it belongs to: no graphs here.
-        """
-        first, wanted = self._first_decode(), self._spec.capture.profile_steps
-        begin = max(0, first - 1)
-        window = ProfilerWindow(
-            self._folder,
-            self._place.rank,
-            self._place.world,
-            self._recorder,
-            begin,
-            first + wanted - begin + 1,  # it ends by `close`, when no message is under way
-            {"fingerprint": self._spec.fingerprint, "plan": str(self._spec.plan)},
-        )
-        with self._plan(self._spec.replace(graphs=False)) as plan:
-            self._engine.play(
-                plan,
-                self._spec,
-                self._requests,
-                repeat=WARM_UP,
-                before=lambda step: window.step_begins(step.index),
-                after=lambda step, totals, held: window.step_ends(step.index),
-                last_step=first + wanted - 1,
-                ahead=0,
+        """See `traced`; on a plan of its own, whose graphs are captured ahead."""
+        first = self._first_decode()
+        last = first + self._spec.capture.profile_steps - 1
+        play = partial(self._engine.play, spec=self._spec, requests=self._requests, last_step=last)
+        with self._plan(self._spec) as plan:
+            window = window_of(
+                self._recorder, self._folder, self._place, self._spec, max(0, first - 1), last
             )
-        window.close()
+            traced(self._recorder, window, plan, play)
         self._profiled = window.line
 
     def _transient(self, act: Callable[[], None]) -> None:

@@ -39,6 +39,14 @@ def test_a_base_that_attends_as_long_as_its_pool_is_not_made_to_read_its_weights
     assert parts(joint, 64, 64 * 4096) == parts(joint, 64, 64 * 16384) == 1
 
 
+def test_columns_that_attend_for_whole_requests_read_one_at_least():
+    """Two requests on three columns: one of these reads half of all keys, not a third."""
+    tokens = round(1.3 * WEIGHTS / (TOKEN / 2))
+    assert parts(make_spec(kv="shared"), 2, tokens) == 2
+    assert parts(make_spec(), 2, tokens) == 1
+    assert parts(make_spec(kv="shared"), 64, tokens) == 1
+
+
 @pytest.mark.parametrize("overlap", ["auto", "always"])
 def test_what_nobody_waits_for_is_not_cut(overlap):
     assert parts(make_spec(overlap), 1, 10**9) == 1

@@ -36,6 +36,7 @@ def open_links(
     """
     at = route(spec, rank)
     assert dist.get_world_size(group) == at.world
+    assert len(at.team) < 2 and len(at.answers) == len(at.ends), "teams merge by messages"
     room = max(pool_places(at, rows, dtype)[-1], base_places(at, rows, dtype, at.columns)[-1])
     kind = SymmetricBaseLink if at.role is Role.BASE else SymmetricPoolLink
     names = [f"{name}{number or ''}" for number in range(channels)]

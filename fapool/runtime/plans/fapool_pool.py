@@ -41,7 +41,7 @@ class FAPoolPool:
 
     def run(self, step: Step) -> list:
         """See `Plan.run`."""
-        for lease in self._lending.grant(step):
+        for lease in self._changed(self._lending.grant(step)):
             if self._place.keeper in lease.columns:
                 self._take_over(lease)
         if step.kind == "prefill":
@@ -56,7 +56,7 @@ class FAPoolPool:
 
     def end(self, step: Step) -> None:
         """See `Plan.end`."""
-        for lease in self._lending.end(step):
+        for lease in self._changed(self._lending.end(step)):
             if lease.request in self.cache:
                 self.cache.free(lease.request)
 
@@ -84,6 +84,12 @@ class FAPoolPool:
         """See `Plan.leased`."""
         leases = self._lending.leases.values()
         return sum(self._place.keeper in lease.columns for lease in leases)
+
+    def _changed(self, leases: list[Lease]) -> list[Lease]:
+        """Leases that began or ended: others may attend for those that go on."""
+        if leases:
+            self._decode.reseat()
+        return leases
 
     def _take_over(self, lease: Lease) -> None:
         """Reserve blocks for all that the request will have here, and receive what it has."""
