@@ -35,7 +35,7 @@ PLANS = (
     FAPool(base=2, pool=2, threshold=2048, reduction="hierarchical"),
     FAPool(base=2, pool=1, threshold=2048),
 )
-BACKENDS = ("reference", "aten", "cudnn", "flash_attn")
+BACKENDS = ("reference", "aten", "cudnn", "cudnn_tiled", "flash_attn")
 MODELS = ("paper-4l", "paper-4l-gqa", "paper-4l-mqa")
 
 

@@ -20,9 +20,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from math import gcd
 
-from fapool.balance import decode_weights, only_prefills, prefill_weights
+from fapool.balance import decode_weights, only_prefills, prefill_turns
 from fapool.deals import BASE, HOME, Deal, weighted
 from fapool.errors import SpecError
 from fapool.phases import Role
@@ -182,16 +183,28 @@ def lent_deal(spec: RunSpec, columns: Sequence[int]) -> Deal:
     """How the blocks of a request leased on `columns` are dealt: to them in turn, or all to each.
 
     Where the base attends as well, its share is such that decode steps are shortest; where nothing
-    is decoded, such that base and columns end a prefill together. Maybe it keeps none.
+    is decoded, such that base and columns are busy throughout a prefill. Maybe it keeps none.
     """
     model, plan = spec.model, spec.plan
     if not plan.base_attends:
         return Deal(tuple(columns), copied=plan.kv == "shared")
     groups, _ = pool_mesh(model, plan)
     if only_prefills(spec):
-        kept, turn = prefill_weights(spec, len(columns), len(columns) * groups)
-    else:
-        kept, turn = decode_weights(spec, len(columns), groups)
+        return _prefill_deal(spec, columns, groups)
+    kept, turn = decode_weights(spec, len(columns), groups)
+    return _in_turn(kept, turn, columns)
+
+
+def _prefill_deal(spec: RunSpec, columns: Sequence[int], groups: int) -> Deal:
+    """One round that is as long as a request: at first its blocks are the columns' alone."""
+    opening, (kept, turn) = prefill_turns(spec, len(columns), len(columns) * groups)
+    number = -(-spec.workload.context // spec.block)
+    later = cycle(_in_turn(kept, turn, columns).pattern)
+    owners = [columns[b % len(columns)] if b < opening else next(later) for b in range(number)]
+    return Deal(tuple(owners))
+
+
+def _in_turn(kept: int, turn: int, columns: Sequence[int]) -> Deal:
     own = [(BASE, kept)] if kept else []
     return weighted([*own, *((column, turn) for column in columns)])
 

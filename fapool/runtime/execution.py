@@ -86,6 +86,7 @@ class Execution:
     def check(self) -> bool:
         """Hold the plan against the one-device reference; the verdict, the same on every rank."""
         self._live.stage("checking")
+        check.prove(self._seat.backends.prefill, self._spec.model, self._device)
         spec, requests = check.probe(self._spec)
         plan = plans.make(self._seat, spec, requests, keep_logits=True)
         played: list[Played] = []

@@ -17,7 +17,9 @@ from fapool.spec.plan import FAPool, Plan, check_layout
 from fapool.spec.text import load
 from fapool.spec.workload import TraceWorkload, Workload
 
-Backend = Literal["auto", "reference", "cpu", "aten", "cudnn", "flash_attn", "triton"]
+Backend = Literal[
+    "auto", "reference", "cpu", "aten", "cudnn", "cudnn_tiled", "flash_attn", "triton"
+]
 
 
 class Capture(Strict):

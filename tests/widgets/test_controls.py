@@ -165,7 +165,7 @@ def test_the_panel_says_what_will_happen(controls, changes, said):
 def test_gpus_are_offered_other_sizes(controls):
     controls.fit(4, "cuda")
     spec = controls.spec()
-    assert (spec.model.name, spec.block, spec.prefill_chunk) == ("paper-4l", 256, 2048)
+    assert (spec.model.name, spec.block, spec.prefill_chunk) == ("paper-4l", 256, 8192)
     assert controls.workload.context.options[-1] == ("128K", 131072)
 
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
-from fapool.forecast.overlap import IN_FLIGHT, piece_rows
 from fapool.phases import Phase, Role
+from fapool.pieces import IN_FLIGHT, piece_rows
 from fapool.runtime.exchange.copy_lane import CopyLane, Places, Yard
 from fapool.runtime.exchange.lane import Lane, LaneSpans
 from fapool.runtime.exchange.link import Route, route

@@ -22,6 +22,7 @@ from typing import Protocol
 from torch import Tensor
 
 from fapool.phases import Role
+from fapool.runtime.attention.base import Unmerged
 from fapool.runtime.partial import Partial
 from fapool.spec import FAPool, RunSpec
 from fapool.topology import Place, kv_senders, place
@@ -69,6 +70,13 @@ class PoolLink(Protocol):
 
         In a team, `part` goes to its first rank, which sends on what it has merged.
         """
+
+    @property
+    def takes_items(self) -> bool:
+        """Whether this step may be answered by `answer_items`: one kernel less, in small steps."""
+
+    def answer_items(self, layer: int, items: Unmerged) -> None:
+        """`answer` with what its items come to, merged on the way."""
 
 
 @dataclass(frozen=True, kw_only=True)

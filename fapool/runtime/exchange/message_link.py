@@ -84,6 +84,7 @@ class MessagePoolLink:
     """See `PoolLink`."""
 
     transport = "messages"
+    takes_items = False
 
     def __init__(
         self, at: Route, group: dist.ProcessGroup, rows: int, like: Tensor, spans: LinkSpans

@@ -10,6 +10,7 @@ from fapool.forecast import overlap
 from fapool.forecast.memory import lease_book
 from fapool.leases import Lease, readers
 from fapool.phases import Phase
+from fapool.pieces import piece_rows
 from fapool.runtime.batch import pieces
 from fapool.runtime.span import Span
 from fapool.schedule import Segment, Step
@@ -86,7 +87,7 @@ class Lending:
         """The pieces that a prefill step is done in."""
         if not self._lent_of(step):
             return [step.segments]
-        return pieces(step.segments, overlap.piece_rows(self._spec))
+        return pieces(step.segments, piece_rows(self._spec))
 
     def _lent_of(self, step: Step) -> list[Segment]:
         return [segment for segment in step.segments if segment.request in self._book.leases]

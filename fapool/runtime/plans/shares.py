@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fapool.deals import Deal
-from fapool.forecast.overlap import IN_FLIGHT
+from fapool.pieces import IN_FLIGHT
 from fapool.runtime.batch import Batch
 from fapool.schedule import Segment
 from fapool.topology import share as part_of

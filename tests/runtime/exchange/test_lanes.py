@@ -13,9 +13,9 @@ import torch
 import torch.distributed as dist
 
 from fapool.forecast.memory import footprint
-from fapool.forecast.overlap import IN_FLIGHT, piece_rows
 from fapool.instrument.recorder import no_span
 from fapool.phases import Owner
+from fapool.pieces import IN_FLIGHT, piece_rows
 from fapool.runtime.exchange.copy_lane import unpacked
 from fapool.runtime.exchange.lane import Stop
 from fapool.runtime.exchange.lanes import open_lanes, places_of

@@ -18,9 +18,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fapool.phases import Role
+from fapool.runtime.attention.base import Unmerged
 from fapool.runtime.exchange import arena, message_link
 from fapool.runtime.exchange.link import route
-from fapool.runtime.partial import Partial
+from fapool.runtime.partial import Partial, merge
 from fapool.spec import FAPool, Model, RunSpec, Workload
 from fapool.topology import node_of, pool_mesh
 
@@ -116,7 +117,27 @@ def play(link, spec: RunSpec, rank: int, layer: int, scene: Scene, pages: Tensor
         assert torch.equal(flat[0, at], scene.k[:, kv][here])
         assert torch.equal(flat[1, at], scene.v[:, kv][here])
         assert (flat[:, :5] == 1).all(), "a negative slot was written"
-    link.answer(layer, Partial(scene.out[column][:, heads], scene.lse[column][:, heads]))
+    part = Partial(scene.out[column][:, heads], scene.lse[column][:, heads])
+    if link.takes_items and layer % 2:
+        link.answer_items(layer, cut(part))
+    else:
+        link.answer(layer, part)
+
+
+def cut(part: Partial) -> Unmerged:
+    """Items that merge to a partial: three of each row in turn, five, one; none of an empty row."""
+    here = ~torch.isneginf(part.lse).all(dim=1)
+    pieces = torch.tensor([3, 5, 1], device=here.device).repeat(len(here))[: len(here)] * here
+    first = torch.cat([pieces.new_zeros(1), pieces.cumsum(0)])
+    row = torch.arange(len(here), device=here.device).repeat_interleave(pieces)
+    number = torch.arange(len(row), device=here.device) - first[row]
+    weight = (number + 1.0) / (pieces * (pieces + 1) / 2)[row]
+    noise = torch.randn(len(row), *part.out.shape[1:], device=here.device)
+    mean = torch.zeros(len(here), *noise.shape[1:], device=here.device)
+    mean.index_add_(0, row, weight[:, None, None] * noise)
+    out = part.out[row].float() + noise - mean[row]
+    lse = part.lse[row].float() + weight.log()[:, None]
+    return Unmerged(out.contiguous(), lse.contiguous(), first.int())
 
 
 def play_case(rank: int, case: str) -> None:
@@ -229,3 +250,22 @@ def test_a_base_that_shares_its_only_kv_head_with_a_lower_one_sends_none():
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), int(sys.argv[2]))
+
+
+def test_what_a_partial_is_cut_into_merges_to_it():
+    part = Partial(torch.randn(7, 4, 8), torch.randn(7, 4))
+    part.lse[2] = -torch.inf
+    items = cut(part)
+    for row in range(7):
+        own = slice(int(items.first[row]), int(items.first[row + 1]))
+        if row == 2:
+            assert own.start == own.stop
+            continue
+        merged = merge(
+            [
+                Partial(items.out[i : i + 1], items.lse[i : i + 1])
+                for i in range(own.start, own.stop)
+            ]
+        )
+        torch.testing.assert_close(merged.out[0], part.out[row], rtol=0, atol=1e-5)
+        torch.testing.assert_close(merged.lse[0], part.lse[row], rtol=0, atol=1e-5)
