@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -121,3 +122,15 @@ def of_run(study: Study) -> list[str]:
     if repeats >= LEAST_UNITS:
         found += spread_too_wide(steps.groupby("repeat")["ms"].mean(), "repeats' decode steps")
     return found
+
+
+def of_runs(found: Sequence[Study]) -> list[str]:
+    """The same of several runs, each sentence once, with the runs that it is true of."""
+    said: dict[str, list[str]] = {}
+    for study in found:
+        for sentence in of_run(study):
+            said.setdefault(sentence, []).append(study.label)
+    return [
+        f"{'all runs' if len(labels) == len(found) > 1 else ', '.join(labels)}: {sentence}"
+        for sentence, labels in said.items()
+    ]

@@ -103,7 +103,7 @@ def _within(study: Study) -> dict[str, tuple[Floats, str]]:
     ms = steps["ms"].to_numpy()
     number, length = blocks_of(steps, ms)
     medians = pd.Series(ms).groupby(number).median().to_numpy()
-    found["decode_step"] = (medians, _block(length))
+    found["decode_step"] = (medians, block_words(length))
     return found | _tpot(study)
 
 
@@ -116,11 +116,14 @@ def _tpot(study: Study) -> dict[str, tuple[Floats, str]]:
     number, length = blocks_of(steps, ms)
     values = statistics.unit_values(ms * weights, weights, number)
     relative = values / values.mean()
-    return {name: (relative * (study.metrics[name] or np.nan), _block(length)) for name in OF_TPOT}
+    return {
+        name: (relative * (study.metrics[name] or np.nan), block_words(length)) for name in OF_TPOT
+    }
 
 
-def _block(length: int) -> str:
-    return f"block of {length} decode step{'' if length == 1 else 's'}"
+def block_words(length: int, plural: str = "") -> str:
+    """`block of 6 decode steps`."""
+    return f"block{plural} of {length} decode step{'' if length == 1 else 's'}"
 
 
 def step_weights(tables: Tables) -> tuple[pd.DataFrame, Floats]:

@@ -73,7 +73,7 @@ def compare(
     report: Annotated[Path | None, typer.Option(help="write report.html here")] = None,
     store: Root = None,
 ) -> None:
-    """Print runs side by side, with ratios to the first."""
+    """Print runs side by side with ratios to the first, and what changed from it, per phase."""
     from fapool.cli import show as shows
 
     shows.compare([Store(store).open(name) for name in names], report=report)

@@ -51,6 +51,15 @@ def test_the_largest_change_comes_first_and_what_stayed_is_not_significant(pair)
     assert parts.iloc[0]["p"] < 0.01
 
 
+def test_steps_of_the_same_work_are_compared_in_pairs(pair, tmp_path):
+    assert changes(*pair)[0].units == "pairs of blocks of 3 steps"
+    others = [write_run(tmp_path, spec(repeats=n)) for n in (3, 3)]
+    assert changes(*studies(*others))[0].units == "repeat"
+    longer = spec(workload=Workload(batch=2, context=96, output=30))
+    unlike = studies(write_run(tmp_path, spec()), write_run(tmp_path, longer))
+    assert changes(*unlike)[0].units == "block of 3 steps"
+
+
 def test_a_phase_that_only_one_run_has_counts_whole(tmp_path):
     found = studies(write_run(tmp_path, spec()), write_run(tmp_path, spec(plan=Static(tp=2))))
     (base,) = changes(*found)  # the pool has nothing to stand against
@@ -65,7 +74,7 @@ def test_sampled_steps_stand_for_their_run(tmp_path):
     found = changes(*studies(*runs))
     idle = found[0].parts.set_index("category").loc[Category.IDLE]
     assert idle["change_ms"] == pytest.approx(0.09)  # what recording takes in the simulation
-    assert found[0].units[1].startswith("block of 2 step")
+    assert found[0].units == "block of 3 steps against block of 2 steps"
 
 
 def test_prefill_is_compared_where_there_is_no_decode(tmp_path):

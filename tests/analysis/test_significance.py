@@ -10,11 +10,14 @@ from scipy import stats
 
 from fapool.analysis.significance import (
     MANN_WHITNEY,
+    PAIRED,
+    SIGNED_RANKS,
     WELCH,
     cliffs_delta,
     contrast,
     hedges_g,
     holm,
+    paired,
 )
 
 # Student's sleep data, as R ships them (datasets::sleep): extra sleep in hours, two drugs.
@@ -26,9 +29,39 @@ SAMPLES = st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=12, unique=True)
 def test_students_sleep_data_have_the_values_that_r_prints():
     found = contrast(SECOND, FIRST)
     assert found.test == WELCH
-    assert found.p == found.welch_p == pytest.approx(0.07939, abs=5e-6)
+    assert found.p == found.t_p == pytest.approx(0.07939, abs=5e-6)
     assert (found.low, found.high) == pytest.approx((-3.3654832, 0.2054832))
-    assert found.mann_whitney_p == pytest.approx(0.06933, abs=5e-6)
+    assert found.ranks_p == pytest.approx(0.06933, abs=5e-6)
+
+
+def test_students_sleep_data_in_pairs_have_the_values_that_r_prints():
+    found = paired(np.subtract(FIRST, SECOND))
+    assert found.ranks_p == pytest.approx(stats.wilcoxon(FIRST, SECOND).pvalue)
+    assert found.t_p == pytest.approx(0.002833, abs=5e-7)
+    assert (found.low, found.high) == pytest.approx((-2.4598858, -0.7001142))
+
+
+def test_pairs_with_long_tails_are_ranked():
+    differences = np.random.default_rng(2).lognormal(0, 2, 20)
+    found = paired(differences)
+    assert found.test == SIGNED_RANKS
+    assert found.p == stats.wilcoxon(differences).pvalue
+    assert 0 < found.low < found.difference < found.high
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=7, unique=True))
+def test_few_pairs_are_compared_by_scipys_t(differences):
+    found, expected = paired(differences), stats.ttest_1samp(differences, 0)
+    assert found.test == PAIRED
+    assert found.p == pytest.approx(expected.pvalue, rel=1e-6, abs=1e-12)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+
+
+def test_pairs_see_what_a_common_trend_hides():
+    rng, trend = np.random.default_rng(0), np.linspace(10, 20, 20)
+    a, b = trend + rng.normal(0, 0.1, 20), trend + 0.5 + rng.normal(0, 0.1, 20)
+    assert contrast(a, b).p > 0.5
+    assert paired(b - a).p < 1e-6
 
 
 def test_the_tortoises_and_the_hare_have_the_delta_of_their_u():
@@ -40,7 +73,7 @@ def test_the_tortoises_and_the_hare_have_the_delta_of_their_u():
 @given(SAMPLES, SAMPLES)
 def test_welch_is_scipys(a, b):
     found, expected = contrast(a, b), stats.ttest_ind(b, a, equal_var=False)
-    assert found.welch_p == pytest.approx(expected.pvalue, rel=1e-6, abs=1e-12)
+    assert found.t_p == pytest.approx(expected.pvalue, rel=1e-6, abs=1e-12)
     if found.test == WELCH:
         between = expected.confidence_interval(0.95)
         assert (found.low, found.high) == pytest.approx(tuple(between), rel=1e-6)
