@@ -39,7 +39,5 @@ def test_what_may_be_chance_is_pale_and_the_colour_is_the_categorys(change):
     parts = folded(change)
     for patch, (_, row) in zip(axes.patches, parts.iterrows(), strict=False):
         assert (patch.get_alpha() == 0.3) == (not row["p"] < 0.05)
-    first = axes.patches[0].get_facecolor()
-    assert COLOURS[parts.loc[0, "category"]] == "#" + "".join(
-        f"{round(255 * c):02x}" for c in first[:3]
-    )
+    colour = to_hex(axes.patches[0].get_facecolor())
+    assert colour == COLOURS[parts.loc[0, "category"]]
