@@ -8,9 +8,11 @@ from matplotlib.patches import Patch
 
 from fapool.analysis.changes import Change, folded
 from fapool.figures.style import COLOURS, blank, head, legend_below
+from fapool.phases import Category, Phase
 
 INK = "#1c2126"
 LEVEL = 0.05
+TRANSFERS = {phase.value for phase in Phase if phase.category is Category.COMMUNICATION}
 OTHERS = "#ffffff"  # small parts of several categories
 
 
@@ -46,7 +48,7 @@ def step_changes(change: Change, *, title: str) -> Figure:
 
 
 def _name(row: dict) -> str:
-    """A phase that counts twice says as what: a wait and its transfer."""
-    if row["phase"] and row["category"] == "synchronization":
+    """A phase of which the wait stands apart from the transfer says which of the two it is."""
+    if row["category"] == Category.SYNCHRONIZATION and row["phase"] in TRANSFERS:
         return f"{row['phase']}, waiting"
     return row["phase"] or row["category"]

@@ -1,6 +1,7 @@
 """Planted truth: a delay that is put into one rank is found in its category, phase and rank."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,7 +56,10 @@ def test_a_planted_delay_lands_in_its_category_and_phase(crew, tmp_path, name):
 def test_delays_on_gpus_land_there_too(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", "2", "benchmarks/planted.py", "--out", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     plants = json.loads((tmp_path / "planted-cuda.json").read_text())["plants"]
     assert {name: one["holds"] for name, one in plants.items()} == dict.fromkeys(PLANTS, True)
