@@ -189,3 +189,10 @@ def test_the_demo_takes_all_of_a_trace_that_is_shorter_than_its_sample(tmp_path,
     demo = pytest.importorskip("fapool.cli.demo", reason="the demo needs the lab extra")
     specs = demo.demo_specs(write_synthetic(tmp_path / "lengths.csv", rows=rows), 4)
     assert {len(requests_of(spec)) for spec in specs} == {sample}
+
+
+def test_a_run_says_who_waited_for_whom_and_what_made_its_steps_so_long(profiles, console):
+    show.show(write_run(profiles), console)
+    text = printed(console)
+    assert "rank 1 waits 0.844 ms per decode step for rank 3" in text
+    assert "critical path of a decode step, 2.242 ms: rank 3 attend_partial 38%" in text
