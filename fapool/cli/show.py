@@ -13,10 +13,12 @@ from rich.text import Text
 
 from fapool.analysis import summary
 from fapool.analysis.breakdown import PARTS
+from fapool.analysis.causes import causes
 from fapool.analysis.compare import side_by_side
 from fapool.analysis.measured import on_gpus
 from fapool.analysis.metrics import DEFINITIONS, UNRATED, definitions
 from fapool.analysis.study import Study, check_worth, studies, study
+from fapool.cli.deep import print_traced
 from fapool.errors import FapoolError, StoreError
 from fapool.figures.report import number, ratio, write_report
 from fapool.phases import Role
@@ -103,6 +105,7 @@ def show(
         return
     found = study(run)
     _print_breakdowns(found, console)
+    print_traced(run, console)
     try:
         check_worth(run)
     except StoreError as error:
@@ -145,6 +148,8 @@ def _print_breakdowns(found: Study, console: Console) -> None:
         console.print(_breakdown(summary.by_rank(found.parted, kind), kind))
     if (found.parted.steps["role"] == Role.POOL).any():
         console.print(Text(OWN_BORDERS, "dim"))
+    for said in causes(found).words():
+        console.print(Text(said), soft_wrap=True)
     if found.parted.unmatched:
         lost = f"{found.parted.unmatched} of {found.parted.exchanges} exchanges lack a record"
         console.print(Text(f"{lost}: their waits count as communication whole", "yellow"))

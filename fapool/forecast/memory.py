@@ -150,10 +150,13 @@ def _messages(spec: RunSpec, at: Place, exchange: int) -> int:
     hidden = neighbours * tokens * spec.model.hidden * spec.model.itemsize
     moved = 0
     if at.partners:
-        shards = 1 if at.role is Role.BASE else lease_width(spec)
-        moved = -(-spec.threshold // spec.block // shards) * kv_block_bytes(spec, at)
+        at_base, copied = at.role is Role.BASE, spec.plan.kv == "shared"
+        shards = 1 if at_base or copied else lease_width(spec)
+        copies = lease_width(spec) if at_base and copied else 1
+        moved = -(-spec.threshold // spec.block // shards) * copies * kv_block_bytes(spec, at)
     shared = 2 * exchange if len(at.kv_peers) > 1 else 0  # partials there, partials back
-    return 2 * len(at.partners) * exchange + shared + hidden + moved
+    merged = 2 * exchange if at.role is Role.POOL and any(len(t) > 1 for t in at.teams) else 0
+    return 2 * len(at.partners) * exchange + shared + merged + hidden + moved
 
 
 def check_fits(spec: RunSpec, capacity_bytes: list[int]) -> None:

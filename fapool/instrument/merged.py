@@ -29,7 +29,7 @@ def write_merged(folder: RunFolder) -> None:
     """Write `trace/merged.json.gz` from the tables of a folder whose parts were merged.
 
     `ts` and `dur` are microseconds to the nanosecond; `baseTimeNanoseconds` is the Unix time of 0.
-    The same tables give the same bytes.
+    The same tables give the same bytes. `otherData` says how well the ranks' clocks agree.
     """
     spans, steps, memory = (_rows(folder, name) for name in ("events", "steps", "memory"))
     starts = [row["start_ns"] for row in (*spans, *steps)] + [row["time_ns"] for row in memory]
@@ -41,9 +41,16 @@ def write_merged(folder: RunFolder) -> None:
     parts += [_step_slices(steps, base), _span_slices(spans, base), _arrows(spans, base)]
     parts += [_memory_counters(memory, base), _lease_counters(steps, base)]
     events = b",\n".join(orjson.dumps(event) for part in parts for event in part)
-    head = f'{{"baseTimeNanoseconds":{base},"displayTimeUnit":"ms","traceEvents":[\n'
+    stated = orjson.dumps({"clock": _clock(folder)}).decode()
+    head = f'{{"baseTimeNanoseconds":{base},"displayTimeUnit":"ms","otherData":{stated},'
+    head += '"traceEvents":[\n'
     data = head.encode() + events + b"\n]}\n"
     folder.write_bytes(NAME, gzip.compress(data, compresslevel=5, mtime=0))
+
+
+def _clock(folder: RunFolder) -> Row:
+    environment = folder.path / "environment.json"
+    return folder.read_json(environment.name).get("clock", {}) if environment.exists() else {}
 
 
 def place_on_threads(spans: list[Row]) -> None:

@@ -8,15 +8,18 @@ when the device is.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from fapool.instrument.captured import Captures, GraphNodes
+from fapool.instrument.device_clock import DeviceClock
 from fapool.instrument.kept import Kept, OpenStep
 from fapool.instrument.ranges import nvtx_ranges
 from fapool.instrument.spans import (
+    NO_SPAN,
     Clock,
     DeviceSpan,
     EventPool,
@@ -25,19 +28,14 @@ from fapool.instrument.spans import (
     NoSpan,
     numbered,
 )
+from fapool.instrument.spans import no_span as no_span  # for those who record nothing
 from fapool.instrument.totals import PRIORITY, StepTotals, partition
-from fapool.phases import Category, Phase, Role
+from fapool.phases import TRACED, Category, Phase, Role
 
-NO_SPAN = NoSpan()
 HOST_CLOCK, CUDA_EVENTS, GRAPH_EVENTS = "host clock", "cuda events", "graph events"
 NO_SPANS = "none"
 _HOST_CATEGORIES = (Category.MANAGEMENT, Category.SYNCHRONIZATION)
 _HOST_PHASES = frozenset(phase.value for phase in Phase if phase.category in _HOST_CATEGORIES)
-
-
-def no_span(phase: Phase, **labels: Any) -> NoSpan:
-    """Takes the place of `Recorder.span` where nothing is recorded."""
-    return NO_SPAN
 
 
 class Recorder:
@@ -46,9 +44,10 @@ class Recorder:
     Host activities (management, synchronization) are timed by `clock`; the others by it as well on
     CPU, and by pairs of events on the current stream on CUDA. Graphs have events in them only on
     every `sample_every`-th decode step, the same on all ranks; the steps between have no spans.
-    `unix_offset_ns` is added to `clock` to give Unix time on rank 0's clock. Settable at any time:
-    `enabled` (False: spans cost and record nothing) and `profiling` (True: spans also appear in
-    the trace that torch.profiler takes).
+    `unix_offset_ns` is added to `clock` to give Unix time on rank 0's clock; `device_clock` (None
+    on CPU) gives the host's time of events. Settable at any time: `enabled` (False: spans cost and
+    record nothing), `profiling` (True: spans also appear in the trace that torch.profiler takes)
+    and `at_border` (called with the number of a step as it ends).
 
     Measured, in microseconds per span: off 0.3. Recorded by the host's clock 0.8, and 0.25 more
     when its step ends; 0.5 more under an NVTX tool, 3 more while torch's profiler runs. By CUDA
@@ -70,15 +69,17 @@ class Recorder:
         self.enabled, self.profiling = enabled, False
         self.clock, self.unix_offset_ns = clock, unix_offset_ns
         self.sample_every = sample_every
+        self.at_border: Callable[[int], None] | None = None
+        self.captures = Captures()
         self.nvtx = nvtx_ranges()
         self.events = EventPool(device) if device.type == "cuda" else None
+        self.device_clock = DeviceClock(self.events, clock) if self.events else None
         self.host_spans: list = []  # of the step that is open
         self.device_spans: list = []
         self.graph_spans: tuple = ()
         self._capture: GraphSpans | None = None
         self._how = ""  # how the open step's spans are timed, where graphs are replayed
-        self._border: torch.cuda.Event | None = None  # where the step to be read next began,
-        self._start = 0  # and when, by the host's clock
+        self._start = 0  # of the step to be read next, by the host's clock
         self._repeat: int | None = None
         self._decoded = 0  # decode steps closed in this repeat
         self._kept = Kept()
@@ -117,16 +118,19 @@ class Recorder:
         """Start a repeat: its first step begins now, on an idle device.
 
         Spans since the last step ended belong to no step and are dropped. A negative `repeat` is a
-        warm-up: its steps give totals like any other and are not kept.
+        warm-up: its steps give totals and are not kept; those of `TRACED` are kept apart.
         """
         self._give_back(self.device_spans)
         self.host_spans, self.device_spans = [], []
         self._repeat, self._decoded = repeat, 0
         self._start = self.clock()
-        if self.events is not None:
-            if self._border is not None:
-                self.events.give(self._border)
-            self._border = self.events.record()
+        if self.device_clock is not None:
+            self._start = self.device_clock.begin(repeat)
+
+    def end(self) -> None:
+        """End a repeat, on an idle device: `settled` knows its times from now on."""
+        if self.device_clock is not None:
+            self.device_clock.end()
 
     def close_step(
         self, *, step: int, kind: str, requests: int, tokens: int, leased: int, kv_tokens: int
@@ -138,6 +142,8 @@ class Recorder:
         """
         assert self._repeat is not None, "begin() comes before close_step()"
         end = self.events.record() if self.events is not None else self.clock()
+        if self.at_border is not None:
+            self.at_border(step)
         closed = OpenStep(
             (self._repeat, self.rank, step, self.role, kind),
             (requests, tokens, leased, kv_tokens, self._how or self.method),
@@ -156,24 +162,22 @@ class Recorder:
 
         A step without spans counts as idle throughout.
         """
-        start, end, spans = self._start, closed.end, closed.host_spans
-        if self.events is not None:
+        start, end, on_host, on_device = self._start, closed.end, closed.host_spans, []
+        if self.device_clock is not None:
             end.synchronize()
             replayed = numbered(closed.graph_spans, closed.head[2])
-            spans = spans + self._times(closed.device_spans) + self._times(replayed)
+            on_device = self._times(closed.device_spans) + self._times(replayed)
             self._give_back(closed.device_spans)
-            border, end = end, start + round(self._border.elapsed_time(end) * 1e6)
-            self.events.give(self._border)
-            self._border = border
+            end = self.device_clock.move(end)
         if closed.method == NO_SPANS:
-            spans = []
+            on_host, on_device = [], []
         self._start = end
-        if closed.head[0] >= 0:
-            self._kept.add((*closed.head, start, end, *closed.tail), spans)
+        if closed.head[0] >= 0 or closed.head[0] == TRACED:
+            self._kept.add((*closed.head, start, end, *closed.tail), on_host, on_device)
         return partition(
             start,
             end,
-            [(s[1], s[2], PRIORITY[s[0][0]]) for s in spans],
+            [(s[1], s[2], PRIORITY[s[0][0]]) for s in (*on_host, *on_device)],
             known=closed.method != NO_SPANS or not self.enabled,
         )
 
@@ -183,7 +187,7 @@ class Recorder:
 
     @property
     def read_until_ns(self) -> int:
-        """End of the last step that was read, or the repeat's begin; Unix ns."""
+        """End of the last step that was read, or the repeat's begin; Unix ns, not yet settled."""
         return self._start + self.unix_offset_ns
 
     @property
@@ -201,12 +205,17 @@ class Recorder:
         self.graph_spans = (*self.graph_spans, *(spans or ()))
 
     @contextmanager
-    def capturing(self, spans: list | None) -> Iterator[None]:
-        """Meanwhile a graph is captured: device spans become events in it and go to `spans`."""
-        self._capture = GraphSpans(spans) if spans is not None else None
+    def capturing(self, spans: list | None, nodes: GraphNodes | None = None) -> Iterator[None]:
+        """Meanwhile a graph is captured: device spans become events in it and go to `spans`.
+
+        `nodes` is told what is captured within which span. Neither: nothing is recorded.
+        """
+        capture = GraphSpans(spans, nodes)
+        self._capture = capture if spans is not None or nodes is not None else None
         try:
             with self.paused():
                 yield
+            capture.end()
         finally:
             self._capture = None
 
@@ -219,20 +228,23 @@ class Recorder:
         finally:
             self.enabled = enabled
 
-    def columns(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """See `Kept.columns`."""
-        return self._kept.columns(self.unix_offset_ns)
+    def settled(self, repeat: int) -> Callable[[int], int]:
+        """Makes of a step's border, Unix ns, what the rounds after its repeat say; keeps order."""
+        if self.device_clock is None:
+            return lambda time_ns: time_ns
+        unix, settle = self.unix_offset_ns, self.device_clock.settle(repeat)
+        return lambda time_ns: settle(time_ns - unix) + unix
 
-    def _times(self, spans: Sequence[tuple]) -> list[tuple]:
-        """Host times of device spans, all of the step that began at `_border`."""
-        border, start, found = self._border, self._start, []
-        for labels, first, last in spans:
-            first_ns = start + round(border.elapsed_time(first) * 1e6)
-            last_ns = start + round(border.elapsed_time(last) * 1e6)
-            found.append((labels, max(first_ns, start), max(last_ns, start)))
-        return found
+    def columns(
+        self, settle: Callable[[int], int] = lambda time_ns: time_ns, *, traced: bool = False
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See `Kept.columns`, of the repeat `TRACED` or of all others; `settle`: `HostClock`'s."""
+        return self._kept.columns(self.unix_offset_ns, settle, self.settled, traced=traced)
+
+    def _times(self, spans: Sequence[tuple]) -> list[tuple]:  # of the step that is read
+        at, start = self.device_clock.at, self._start
+        return [(labels, max(at(a), start), max(at(b), start)) for labels, a, b in spans]
 
     def _give_back(self, spans: Sequence[tuple]) -> None:
-        for _, first, last in spans:
-            self.events.give(first)
-            self.events.give(last)
+        for event in (event for _, *both in spans for event in both):
+            self.events.give(event)

@@ -65,6 +65,11 @@ class Decode:
         """Rows of the frame that serves a batch of `rows`."""
         return next(bucket for bucket in self._buckets if bucket >= rows)
 
+    def reseat(self) -> None:
+        """Somebody's deal has changed."""
+        for frame in self._frames.values():
+            frame.reseat()
+
     def close(self) -> None:
         """Drop the graphs."""
         self._graphs.close()

@@ -126,9 +126,19 @@ class Engine:
             while underway:
                 self._finish(underway.popleft(), played, after)
             plan.settle()
-            self._control.settle()
+            self._settle(repeat, played)
         self._share_admissions(requests, played)
         return played
+
+    def _settle(self, repeat: int, played: Played) -> None:
+        """Give all moments of requests as this rank knows them now that the repeat is over."""
+        self._control.settle()
+        self._recorder.end()
+        settled = self._recorder.settled(repeat)
+        for timing in played.timings.values():
+            for name in ("admitted_ns", "first_ns", "last_ns"):
+                if known := getattr(timing, name):
+                    setattr(timing, name, settled(known))
 
     def _share_admissions(self, requests: Sequence[Request], played: Played) -> None:
         """Admission is when the first stage takes a request up, on rank 0, whoever ends it."""

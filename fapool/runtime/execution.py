@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.distributed as dist
 
 from fapool import schedule
-from fapool.instrument.clock import offset_to_rank0
+from fapool.instrument.alignment import Line
+from fapool.instrument.clock import HostClock
+from fapool.instrument.clocks import of_ranks
 from fapool.instrument.memory import MemoryMeter, peak_transient_bytes
 from fapool.instrument.merged import write_merged
 from fapool.instrument.recorder import Recorder
 from fapool.instrument.totals import StepTotals
-from fapool.instrument.window import ProfilerWindow
 from fapool.phases import Owner
 from fapool.runtime import check, plans
 from fapool.runtime.about import about
@@ -25,6 +27,7 @@ from fapool.runtime.live import Live
 from fapool.runtime.plans.base import Plan
 from fapool.runtime.record import request_columns
 from fapool.runtime.seat import Groups, take
+from fapool.runtime.traced import traced, window_of
 from fapool.sample import Sample
 from fapool.schedule import Step
 from fapool.spec import RunSpec
@@ -42,6 +45,8 @@ WARM_DECODE_STEPS = 4
 class Execution:
     """A rank's part in one run. `check`, then `measure`, then `write`, each once, on all ranks."""
 
+    _profiled: Line | None = None  # what the trace's clock is against ours
+
     def __init__(
         self,
         spec: RunSpec,
@@ -54,7 +59,7 @@ class Execution:
     ) -> None:
         self._spec, self._place, self._device, self._folder = spec, place, device, folder
         self._requests = requests_of(spec)
-        self._clock = offset_to_rank0(control)
+        self._clock = HostClock(control)
         self._recorder = Recorder(
             rank=place.rank,
             role=place.role,
@@ -64,7 +69,7 @@ class Execution:
             sample_every=spec.capture.sample_every,
         )
         self._meter = MemoryMeter(place.rank, device)
-        steps = self._count_steps() * spec.repeats
+        steps = sum(1 for _ in self._steps()) * spec.repeats
         self._live = Live(
             publish,
             place,
@@ -86,6 +91,7 @@ class Execution:
     def check(self) -> bool:
         """Hold the plan against the one-device reference; the verdict, the same on every rank."""
         self._live.stage("checking")
+        check.prove(self._seat.backends.prefill, self._spec.model, self._device)
         spec, requests = check.probe(self._spec)
         plan = plans.make(self._seat, spec, requests, keep_logits=True)
         played: list[Played] = []
@@ -133,14 +139,19 @@ class Execution:
 
     def write(self) -> None:
         """Write this rank's tables; rank 0 joins everybody's and adds what concerns the run."""
-        events, steps = self._recorder.columns()
-        tables = {"events": events, "steps": steps, "memory": self._meter.columns()}
+        settle = self._clock.settle()
+        events, steps = self._recorder.columns(settle)
+        tables = {"events": events, "steps": steps, "memory": self._meter.columns(settle)}
+        if self._spec.capture.profile_steps:
+            events, steps = self._recorder.columns(settle, traced=True)
+            tables |= {"traced_events": events, "traced_steps": steps}
         if self._place.rank == head_of(self._spec):
-            tables["requests"] = request_columns(self._timings, self._requests)
+            tables["requests"] = request_columns(self._timings, self._requests, settle)
         for name, columns in tables.items():
             self._folder.write_part(name, self._place.rank, columns)
         self._folder.write_json(
-            f"ranks/{self._place.rank}.json", about(self._seat, self._requests, self._clock)
+            f"ranks/{self._place.rank}.json",
+            about(self._seat, self._requests, self._clock, self._profiled),
         )
         self._control.barrier()
         if self._place.rank == 0:
@@ -163,6 +174,7 @@ class Execution:
         after = self._measured(repeat)
         played = self._engine.play(plan, self._spec, self._requests, repeat=repeat, after=after)
         plan.reset()
+        self._clock.ask()
         self._timings.append((repeat, played))
         return played
 
@@ -190,33 +202,16 @@ class Execution:
         return after
 
     def _trace(self) -> None:
-        """One more pass, up to the last traced step; its steps are not kept among the measured.
-
-        Every kernel is launched by itself, inside the span that it belongs to: no graphs here.
-        """
-        first, wanted = self._first_decode(), self._spec.capture.profile_steps
-        begin = max(0, first - 1)
-        window = ProfilerWindow(
-            self._folder,
-            self._place.rank,
-            self._place.world,
-            self._recorder,
-            begin,
-            first + wanted - begin + 1,  # it ends by `close`, when no message is under way
-            {"fingerprint": self._spec.fingerprint, "plan": str(self._spec.plan)},
-        )
-        with self._plan(self._spec.replace(graphs=False)) as plan:
-            self._engine.play(
-                plan,
-                self._spec,
-                self._requests,
-                repeat=WARM_UP,
-                before=lambda step: window.step_begins(step.index),
-                after=lambda step, totals, held: window.step_ends(step.index),
-                last_step=first + wanted - 1,
-                ahead=0,
+        """See `traced`; on a plan of its own, whose graphs are captured ahead."""
+        first = self._first_decode()
+        last = first + self._spec.capture.profile_steps - 1
+        play = partial(self._engine.play, spec=self._spec, requests=self._requests, last_step=last)
+        with self._plan(self._spec) as plan:
+            window = window_of(
+                self._recorder, self._folder, self._place, self._spec, max(0, first - 1), last
             )
-        window.close()
+            traced(self._recorder, window, plan, play)
+        self._profiled = window.line
 
     def _transient(self, act: Callable[[], None]) -> None:
         """Do it; on CPU also measure the highest transient use of memory."""
@@ -229,14 +224,11 @@ class Execution:
         work = self._spec.workload
         return schedule.steps(self._requests, batch=work.batch, chunk=self._spec.prefill_chunk)
 
-    def _count_steps(self) -> int:
-        return sum(1 for _ in self._steps())
-
     def _first_decode(self) -> int:
         return next((step.index for step in self._steps() if step.kind == "decode"), 0)
 
     def _join(self) -> None:
         self._folder.merge_parts()
         ranks = [self._folder.read_json(f"ranks/{r}.json") for r in range(self._place.world)]
-        self._folder.write_json("environment.json", {"ranks": ranks})
+        self._folder.write_json("environment.json", {"ranks": ranks, "clock": of_ranks(ranks)})
         write_merged(self._folder)

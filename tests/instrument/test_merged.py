@@ -107,3 +107,11 @@ def test_spans_are_placed_so_that_those_of_a_thread_nest(times):
 def nanoseconds(event: dict, base: int) -> tuple[int, int]:
     start, length = round(event["ts"] * 1000), round(event["dur"] * 1000)
     return base + start, base + start + length
+
+
+def test_the_trace_states_how_well_its_clocks_agree(tmp_path):
+    folder = RunFolder(write_run(tmp_path).path)
+    assert load(folder)["otherData"] == {"clock": {}}
+    stated = {"uncertainty_ns": {"0": 0, "1": 4_100}}
+    folder.write_json("environment.json", {"ranks": [], "clock": stated})
+    assert load(folder)["otherData"] == {"clock": stated}
