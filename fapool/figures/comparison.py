@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from fapool.figures.style import blank, head, short
 
@@ -69,6 +70,8 @@ def comparison(spreads: pd.DataFrame, *, title: str, device: str = "GPU") -> Fig
                 text, (end, row), (4, 0), textcoords="offset points", va="center", fontsize=9
             )
         axes.set(xlabel=unit.replace("GPU", device), ylabel="")
+        axes.xaxis.set_major_locator(MaxNLocator(3))  # more would run into each other
+        axes.xaxis.set_major_formatter(lambda value, _: short(value))
         head(axes, name.replace("GPU", device))
         axes.xaxis.label.set_fontsize(8.5)
         if axes is not panels[0]:
