@@ -72,6 +72,7 @@ def test_a_window_sees_kernels(tmp_path):
     found = recorder()
     window = ProfilerWindow(RunFolder(tmp_path), 0, 1, found, 0, 1)
     x = torch.randn(512, 512, device="cuda")
+    torch.cuda._sleep(SLEEP_CYCLES)  # the device gets to the step long after the host
     window.step_begins(0)
     with found.span(Phase.FFN, layer=3):
         x @ x
@@ -80,6 +81,7 @@ def test_a_window_sees_kernels(tmp_path):
     trace = orjson.loads(gzip.decompress(window.close().read_bytes()))
     kinds = {event.get("cat") for event in trace["traceEvents"]}
     assert {"kernel", "cpu_op", "user_annotation"} <= kinds
+    assert window.line is not None and window.line.uncertainty_ns < 500_000
 
 
 def test_spans_of_a_replay_lie_inside_their_step_and_fill_it():
