@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fapool.forecast.buffers import PROBE_BATCH, PROBE_BLOCKS
 from fapool.runtime.reference import reference_logits
-from fapool.runtime.seat import PROBE_BATCH, PROBE_BLOCKS
 from fapool.runtime.tokens import prompt
 from fapool.spec import FAPool, RunSpec, Workload
 from fapool.workload import Request

@@ -160,7 +160,7 @@ class Execution:
 
     def _repeat(self, plan: Plan, repeat: int) -> Played:
         """One measured pass."""
-        after = self._measured(repeat)
+        after = self._measured(plan, repeat)
         played = self._engine.play(plan, self._spec, self._requests, repeat=repeat, after=after)
         plan.reset()
         self._timings.append((repeat, played))
@@ -173,7 +173,7 @@ class Execution:
         plan.reset()
         return played
 
-    def _measured(self, repeat: int) -> OnStep:
+    def _measured(self, plan: Plan, repeat: int) -> OnStep:
         due_ns = 0
 
         def after(step: Step, totals: StepTotals, held: Held) -> None:
@@ -182,7 +182,7 @@ class Execution:
             if self._spec.capture.memory and now >= due_ns:
                 due_ns = now + self._meter.pause_ns
                 self._meter.set(Owner.KV_USED, held.kv_bytes)
-                self._meter.set(Owner.BUFFERS, self._seat.peak_message_bytes)
+                self._meter.set(Owner.BUFFERS, self._seat.buffer_bytes + plan.held_bytes)
                 self._meter.read(repeat, step.index, now + self._recorder.unix_offset_ns)
                 self._live.memory = self._meter.latest()
             self._live.step(step, totals, leases=held.leased)

@@ -44,6 +44,11 @@ class Mail:
         self._works: list[dist.Work] = []
         self._arriving: list[int] = []
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the buffers, on the device; one that goes to several ranks counts once."""
+        return sum(buffer.nbytes for buffer in {id(b): b for b in self.buffers}.values())
+
     def send(self, ranks: Sequence[int], sizes: Sequence[int]) -> None:
         """Post the first `sizes` elements of each buffer; `wait` before they change."""
         if self._host:
@@ -91,6 +96,11 @@ class MessageBaseLink:
         """See `BaseLink.begin`."""
         self._rows = self._limit if rows is None else rows
         assert 0 < self._rows <= self._limit
+
+    @property
+    def held_bytes(self) -> int:
+        """See `BaseLink.held_bytes`."""
+        return self._out.num_bytes + self._in.num_bytes
 
     def ask(self, layer: int, q: Tensor, k: Tensor, v: Tensor, owner: Tensor | None = None) -> None:
         """See `BaseLink.ask`."""
@@ -146,6 +156,11 @@ class MessagePoolLink:
         """See `BaseLink.begin`."""
         self._rows = self._limit if rows is None else rows
         assert 0 < self._rows <= self._limit
+
+    @property
+    def held_bytes(self) -> int:
+        """See `BaseLink.held_bytes`."""
+        return self._out.num_bytes + self._in.num_bytes
 
     def queries(self, layer: int, append: Append | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """See `PoolLink.queries`."""
