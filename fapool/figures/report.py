@@ -16,6 +16,7 @@ from fapool.analysis.sampled import WITHOUT
 from fapool.analysis.study import Study, studies
 from fapool.errors import StoreError
 from fapool.figures import bars, comparison
+from fapool.figures.memory import memory_over_time
 from fapool.figures.render import svg
 from fapool.figures.style import COLOURS
 from fapool.figures.timeline import step_timeline
@@ -112,6 +113,9 @@ def _run(study: Study) -> dict[str, Any]:
         step_timeline(timeline.one_step(study.tables), title=f"{label}: one {kind} step"),
         bars.memory_per_rank(memory.peak(study.tables), title=f"{label}: memory of each rank"),
     ]
+    if len(study.tables.memory):
+        held, title = memory.parts_over_time(study.tables), f"{label}: memory over time"
+        figures.append(memory_over_time(held, title=title))
     return {
         "label": label,
         "name": run.name,

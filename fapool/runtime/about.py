@@ -13,8 +13,10 @@ from fapool.runtime.seat import Seat
 from fapool.workload import Request
 
 
-def about(seat: Seat, requests: list[Request], clock: Clock) -> dict[str, Any]:
-    """A rank's entry in `environment.json`."""
+def about(
+    seat: Seat, requests: list[Request], clock: Clock, snapshot: str | None = None
+) -> dict[str, Any]:
+    """A rank's entry in `environment.json`; `snapshot`: see `MemorySnapshot.said`."""
     spec, place, backends = seat.spec, seat.place, seat.backends
     forecast = footprint(spec, requests)[place.rank]
     return environment(seat.device) | {
@@ -27,5 +29,6 @@ def about(seat: Seat, requests: list[Request], clock: Clock) -> dict[str, Any]:
         "transport": seat.transport_name,
         "transport_reason": seat.transport_reason,
         "same_host_as_rank_0": clock.same_host,
+        "memory_snapshot": snapshot,
         "forecast_bytes": {owner.value: number for owner, number in forecast.items()},
     }

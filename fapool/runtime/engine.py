@@ -63,6 +63,7 @@ class Held:
 
 
 OnStep = Callable[[Step, StepTotals, Held], None]
+OnClose = Callable[[Step, Plan], None]
 
 AHEAD = 2
 """Steps that the host may be ahead of a GPU: what it does for one step hides behind another."""
@@ -82,7 +83,8 @@ class Underway:
 class Engine:
     """Plays workloads on one seat. Bracketing hooks: `before(step)`, `after(step, totals, held)`.
 
-    `after` comes when the device is done with the step: on a GPU up to `AHEAD` steps later.
+    `closing(step, plan)` comes when the host is done with a step, before the plan lets go of the
+    requests that it finished; `after` when the device is: on a GPU up to `AHEAD` steps later.
     """
 
     def __init__(self, seat: Seat, recorder: Recorder, control: Control) -> None:
@@ -97,6 +99,7 @@ class Engine:
         *,
         repeat: int,
         before: Callable[[Step], None] = lambda step: None,
+        closing: OnClose = lambda step, plan: None,
         after: OnStep = lambda step, totals, held: None,
         last_step: int | None = None,
         ahead: int = AHEAD,
@@ -120,7 +123,7 @@ class Engine:
                     played.stopped = True
                     break
                 before(step)
-                underway.append(self._start(plan, step))
+                underway.append(self._start(plan, step, closing))
                 while len(underway) > ahead:
                     self._finish(underway.popleft(), played, after)
             while underway:
@@ -138,12 +141,13 @@ class Engine:
             if request.id in known:
                 known[request.id].admitted_ns = admitted
 
-    def _start(self, plan: Plan, step: Step) -> Underway:
+    def _start(self, plan: Plan, step: Step, closing: OnClose) -> Underway:
         """Do the host's part of a step, and leave the device to it."""
         chosen = [(requests, self._fetch(tokens)) for requests, tokens in plan.run(step)]
         held = Held(kv_bytes=plan.cache.used_bytes, leased=plan.leased)
         kv_tokens = plan.cache.num_tokens
         leased_at = {request: lease.tokens for request, lease in plan.leases.items()}
+        closing(step, plan)
         plan.end(step)
         closed = self._recorder.close_step(
             step=step.index,

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from fapool import schedule
 from fapool.instrument.clock import offset_to_rank0
-from fapool.instrument.memory import MemoryMeter, peak_transient_bytes
+from fapool.instrument.memory import peak_transient_bytes
 from fapool.instrument.merged import write_merged
 from fapool.instrument.recorder import Recorder
 from fapool.instrument.totals import StepTotals
@@ -23,6 +23,7 @@ from fapool.runtime.control import Control
 from fapool.runtime.engine import Engine, Held, OnStep, Played, head_of
 from fapool.runtime.live import Live
 from fapool.runtime.plans.base import Plan
+from fapool.runtime.readings import Readings
 from fapool.runtime.record import request_columns
 from fapool.runtime.seat import Groups, take
 from fapool.sample import Sample
@@ -63,8 +64,9 @@ class Execution:
             unix_offset_ns=self._clock.unix_offset_ns,
             sample_every=spec.capture.sample_every,
         )
-        self._meter = MemoryMeter(place.rank, device)
-        steps = self._count_steps() * spec.repeats
+        self._readings = Readings(place, device, self._recorder, folder, spec.capture)
+        self._meter, self._snapshot = self._readings.memory, self._readings.snapshot
+        steps = sum(1 for _ in self._steps()) * spec.repeats
         self._live = Live(
             publish,
             place,
@@ -74,7 +76,8 @@ class Execution:
             how=self._recorder.method,
         )
         self._live.stage("loading")
-        self._seat = take(spec, place, device=device, groups=groups, recorder=self._recorder)
+        with self._snapshot.recording():
+            self._seat = take(spec, place, device=device, groups=groups, recorder=self._recorder)
         self._meter.set(Owner.WEIGHTS, self._seat.weights.num_bytes)
         self._control = Control(
             control, rank=place.rank, world=place.world, stop_file=folder.stop_file
@@ -112,9 +115,12 @@ class Execution:
     def measure(self) -> str:
         """Warm up, repeat the workload, trace a few steps; "finished" or "stopped"."""
         outcome = self._measure()
-        if outcome == "finished" and self._spec.capture.profile_steps:
+        capture = self._spec.capture
+        if outcome == "finished" and (capture.profile_steps or self._snapshot.possible):
             self._live.stage("tracing")
-            self._trace()
+            if capture.profile_steps:
+                self._trace()
+            self._take_snapshot()
         self._live.stage("writing")
         return outcome
 
@@ -134,13 +140,14 @@ class Execution:
     def write(self) -> None:
         """Write this rank's tables; rank 0 joins everybody's and adds what concerns the run."""
         events, steps = self._recorder.columns()
-        tables = {"events": events, "steps": steps, "memory": self._meter.columns()}
+        tables = {"events": events, "steps": steps} | self._readings.columns()
         if self._place.rank == head_of(self._spec):
             tables["requests"] = request_columns(self._timings, self._requests)
         for name, columns in tables.items():
             self._folder.write_part(name, self._place.rank, columns)
         self._folder.write_json(
-            f"ranks/{self._place.rank}.json", about(self._seat, self._requests, self._clock)
+            f"ranks/{self._place.rank}.json",
+            about(self._seat, self._requests, self._clock, self._snapshot.said),
         )
         self._control.barrier()
         if self._place.rank == 0:
@@ -160,8 +167,9 @@ class Execution:
 
     def _repeat(self, plan: Plan, repeat: int) -> Played:
         """One measured pass."""
-        after = self._measured(plan, repeat)
-        played = self._engine.play(plan, self._spec, self._requests, repeat=repeat, after=after)
+        hooks = self._readings.hooks(repeat) | {"after": self._measured(plan, repeat)}
+        played = self._engine.play(plan, self._spec, self._requests, repeat=repeat, **hooks)
+        self._readings.ended()
         plan.reset()
         self._timings.append((repeat, played))
         return played
@@ -174,16 +182,8 @@ class Execution:
         return played
 
     def _measured(self, plan: Plan, repeat: int) -> OnStep:
-        due_ns = 0
-
         def after(step: Step, totals: StepTotals, held: Held) -> None:
-            nonlocal due_ns
-            now = self._recorder.clock()
-            if self._spec.capture.memory and now >= due_ns:
-                due_ns = now + self._meter.pause_ns
-                self._meter.set(Owner.KV_USED, held.kv_bytes)
-                self._meter.set(Owner.BUFFERS, self._seat.buffer_bytes + plan.held_bytes)
-                self._meter.read(repeat, step.index, now + self._recorder.unix_offset_ns)
+            if self._readings.read(self._seat, plan, repeat, step, held):
                 self._live.memory = self._meter.latest()
             self._live.step(step, totals, leases=held.leased)
 
@@ -218,6 +218,13 @@ class Execution:
             )
         window.close()
 
+    def _take_snapshot(self) -> None:
+        """One more warm-up, graphs included, with the history of all that it allocates."""
+        if self._snapshot.possible:
+            with self._snapshot.recording(), self._plan(self._spec) as plan:
+                self._warm_up(plan)
+                self._snapshot.write()
+
     def _transient(self, act: Callable[[], None]) -> None:
         """Do it; on CPU also measure the highest transient use of memory."""
         if self._device.type == "cuda":
@@ -228,9 +235,6 @@ class Execution:
     def _steps(self):
         work = self._spec.workload
         return schedule.steps(self._requests, batch=work.batch, chunk=self._spec.prefill_chunk)
-
-    def _count_steps(self) -> int:
-        return sum(1 for _ in self._steps())
 
     def _first_decode(self) -> int:
         return next((step.index for step in self._steps() if step.kind == "decode"), 0)

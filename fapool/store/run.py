@@ -16,6 +16,9 @@ from fapool.phases import TABLES
 from fapool.spec import RunSpec
 from fapool.store.status import Status, is_alive, read_status, unreadable
 
+LATER = ("kv", "energy")
+"""Tables that the first runs do not have."""
+
 
 class Run:
     """One run's folder, open for reading."""
@@ -66,12 +69,14 @@ class Run:
         return self._json("correctness.json")
 
     def table(self, name: str) -> pd.DataFrame:
-        """One of `events`, `steps`, `requests`, `memory` (columns: `fapool.phases`).
+        """One of `fapool.phases.TABLES`; empty where the run was written before there was such.
 
         Raises:
             StoreError: the run has no such table, or a file that is cut short or lacks columns.
         """
         path = self.path / f"{name}.parquet"
+        if name in LATER and not path.exists():
+            return TABLES[name].empty_table().to_pandas()
         if name not in TABLES or not path.exists():
             raise StoreError(f"{self.name} has no table {name!r} ({self.status.state})")
         try:

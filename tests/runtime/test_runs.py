@@ -7,11 +7,13 @@ import pandas as pd
 import pytest
 
 from fapool.analysis.breakdown import PARTS, breakdown
+from fapool.analysis.kv import per_request
 from fapool.analysis.load import load
 from fapool.forecast.memory import footprint
-from fapool.phases import Category, Owner
+from fapool.phases import Category, Owner, Role
 from fapool.spec import Capture, FAPool, Helix, Model, RunSpec, Static, TraceWorkload, Workload
 from fapool.store import Run, RunFolder, Store
+from fapool.topology import home_deal, lease_width, lent_deal, place
 from tests.runtime.crew import Crew
 
 pytestmark = pytest.mark.ranks
@@ -62,6 +64,7 @@ def test_a_run_adds_up(finished):
     check_labels(tables)
     check_requests(tables)
     check_memory(tables)
+    check_kv(tables)
     check_samples(tables, samples)
 
 
@@ -120,6 +123,32 @@ def check_memory(tables) -> None:
         alone = isinstance(tables.spec.plan, Helix) or tables.spec.plan == Static(tp=4)
         assert (buffers == 0) == alone  # collectives there, and nothing else
         assert buffers <= forecast[rank][Owner.BUFFERS]
+
+
+def check_kv(tables) -> None:
+    """Requests have at their peaks what deals say; what those of a step have is what it has."""
+    spec, keys = tables.spec, ["repeat", "rank", "step"]
+    held = tables.kv.groupby(keys)[["tokens", "bytes"]].sum()
+    steps = tables.steps.set_index(keys)["kv_tokens"]
+    assert (held["tokens"] == steps[held.index]).all()
+    used = tables.memory[tables.memory["owner"] == Owner.KV_USED].set_index(keys)["bytes"]
+    assert (held["bytes"] == used[held.index]).all()
+    most = steps.groupby(["repeat", "rank"]).max()
+    assert (held.groupby(["repeat", "rank"])["tokens"].max() == most[most > 0]).all()
+    at_end = {i: c + o - 1 for i, (c, o) in enumerate(LENGTHS)}
+    peak = per_request(tables).set_index(["repeat", "rank", "request"])["tokens"]
+    for (_, rank, request), tokens in peak.items():
+        length, at = at_end[request], place(spec, rank)
+        deal = home_deal(spec)
+        if isinstance(spec.plan, FAPool) and length > 12:
+            if at.role is Role.BASE:  # until it was leased, if it did not begin so
+                assert tokens == 12
+                continue
+            deal = lent_deal(spec, range(lease_width(spec)))
+        assert tokens == deal.tokens(length, spec.block, at.keeper)
+    full = tables.kv["tokens"] - tables.kv["last_tokens"]
+    assert (full % spec.block == 0).all()
+    assert (tables.kv["blocks"] * spec.block >= tables.kv["tokens"]).all()
 
 
 def check_samples(tables, samples: list[list[dict]]) -> None:
