@@ -2,7 +2,8 @@
 
 FapoolError
 |-- SpecError (ValueError)    what the user asked for cannot be: field, value, way out
-|   `-- TraceFileError        a request-length trace that cannot be read as one
+|   |-- TraceFileError        a request-length trace that cannot be read as one
+|   `-- ProfileFileError      a profiler's trace that cannot be read as one
 |-- StoreError                a run folder that is missing, broken or unfinished
 |-- CheckFailed               a plan whose logits are not the reference's
 |-- ExchangeError             the protocol between ranks was broken: a bug of ours
@@ -26,6 +27,10 @@ class SpecError(FapoolError, ValueError):
 
 class TraceFileError(SpecError):
     """A trace file that is missing, lacks columns, or holds impossible lengths."""
+
+
+class ProfileFileError(SpecError):
+    """A profiler's trace, or a folder of them, that is missing or no trace at all."""
 
 
 class StoreError(FapoolError):

@@ -30,6 +30,7 @@ RIVER = {
     "fapool.leases": (2, "bed"),
     "fapool.store": (3, "bed"),
     "fapool.forecast": (4, "bed"),
+    "fapool.traces": (4, "bed"),
     "fapool.instrument": (5, "left"),
     "fapool.runtime": (6, "left"),
     "fapool.rank": (7, "left"),
@@ -46,7 +47,14 @@ SIBLINGS = {1, 2}
 BEHIND_THE_CLUSTER = {"fapool.instrument", "fapool.runtime", "fapool.rank"}
 # `fapool run` is what torchrun starts: there the command line is the rank.
 EXCEPTIONS = {("fapool.cli.run", "fapool.rank")}
-TORCHLESS = ("fapool.forecast", "fapool.analysis", "fapool.figures", "fapool.cluster", "widgets")
+TORCHLESS = (
+    "fapool.forecast",
+    "fapool.traces",
+    "fapool.analysis",
+    "fapool.figures",
+    "fapool.cluster",
+    "widgets",
+)
 
 
 def module_name(path: Path) -> str:

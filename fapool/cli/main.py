@@ -80,6 +80,18 @@ def compare(
 
 
 @app.command()
+def analyze(
+    folder: Path,
+    step: Annotated[int | None, typer.Option(help="only ProfilerStep#N")] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="write all steps here")] = None,
+) -> None:
+    """Print where the time went in any folder of torch.profiler's traces."""
+    from fapool.cli import analyze as analyzes
+
+    analyzes.analyze(folder, step=step, out=json_out)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of a spec: every field, its type and its limits."""
     typer.echo(json.dumps(RunSpec.model_json_schema(), indent=2))

@@ -1,0 +1,168 @@
+"""Print where the time went in any folder of profiler traces."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fapool.analysis import summary
+from fapool.analysis.traced import HIDDEN, PARTS, Traced, break_down
+from fapool.errors import SpecError, StoreError
+from fapool.store import Run
+from fapool.traces import TraceFolder, read_folder
+
+SMALL_BYTES = 4_000_000
+"""Traces that together are smaller are read faster than other processes start."""
+
+HEADS = {
+    "compute_ns": "compute",
+    "communication_ns": "communi-\ncation",
+    "synchronization_ns": "synchro-\nnization",
+    "copies_ns": "copies",
+    "idle_ns": "idle",
+}
+MEANING = (
+    "communication: from the last participant's arrival on; synchronization: until then; both "
+    "where no computation hides them. hidden: transfers under computation. A step of a device "
+    "begins with the first kernel that was launched in it"
+)
+
+
+def analyze(
+    folder: Path,
+    *,
+    step: int | None = None,
+    out: Path | None = None,
+    console: Console | None = None,
+) -> None:
+    """Print the breakdown of the traces in `folder`, of all steps or one; write JSON to `out`.
+
+    Raises:
+        ProfileFileError: there is no such folder, or no trace in it.
+        SpecError: there is no such step, or `out` cannot be written.
+    """
+    console = console or Console()
+    found = read_folder(folder, ops=None, processes=_processes(folder))
+    parted = break_down(found.traces)
+    steps = _chosen(parted.steps, step)
+    run = run_of(folder)
+    for line in _head(found, run):
+        console.print(Text(line), soft_wrap=True)
+    for method, rows in steps.groupby("method", sort=False):
+        console.print(_breakdown(rows, method, step))
+    console.print(Text(MEANING, "dim"), soft_wrap=True)
+    for line in _told(parted):
+        console.print(Text(line, "dim"), soft_wrap=True)
+    for note in [*found.notes, *parted.notes]:
+        console.print(Text(note, "yellow"), soft_wrap=True)
+    if out is not None:
+        _write(out, _record(found, parted, steps, run))
+        console.print(f"written: {out}", soft_wrap=True, markup=False)
+
+
+def run_of(folder: Path) -> Run | None:
+    """The run of ours whose traces lie in `folder`; None for any other folder."""
+    for place in (folder, folder.parent):
+        try:
+            return Run(place.resolve())
+        except StoreError:
+            continue
+    return None
+
+
+def _head(found: TraceFolder, run: Run | None) -> list[str]:
+    lines = []
+    if run is not None:
+        lines.append(f"run {run.name}: {_plan(run)}, {run.status.state}")
+    events = sum(trace.num_events for trace in found.traces)
+    lines.append(f"{len(found.traces)} traces in {found.path}, {events:,} events")
+    worlds = {trace.world for trace in found.traces if trace.world > 0}
+    ranks = {trace.rank for trace in found.traces}
+    if worlds and (missing := sorted(set(range(max(worlds))) - ranks)):
+        lines.append(f"no trace of rank {', '.join(map(str, missing))}")
+    return lines
+
+
+def _plan(run: Run) -> str:
+    try:
+        return str(run.spec.plan)
+    except (StoreError, SpecError, OSError):  # of another version, or cut short
+        return "its spec cannot be read"
+
+
+def _chosen(steps: pd.DataFrame, step: int | None) -> pd.DataFrame:
+    if step is None:
+        return steps
+    rows = steps[steps["step"] == step]
+    if rows.empty:
+        known = sorted({int(number) for number in steps["step"] if number >= 0})
+        listed = f"the traces have {known[0]} to {known[-1]}" if known else "the traces have none"
+        raise SpecError("step", step, listed)
+    return rows
+
+
+def _breakdown(steps: pd.DataFrame, method: str, step: int | None) -> Table:
+    """One row per rank: the mean of its steps, in ms; the parts as printed sum to the wall."""
+    many = steps.groupby("rank").size().max()
+    of = f"step {step}" if step is not None else f"mean of {many} steps" if many > 1 else "whole"
+    table = Table(
+        title=f"ms per step, {of}, from {method}", box=SIMPLE_HEAD, pad_edge=False,
+        collapse_padding=True, title_justify="left",
+    )  # fmt: skip
+    table.add_column("rank", no_wrap=True)
+    for head in (*HEADS.values(), "= wall", "hidden"):
+        table.add_column(head, justify="right")
+    means = steps.groupby("rank")[[*PARTS, "wall_ns", *HIDDEN]].mean() / 1e6
+    for rank, row in means.iterrows():
+        shown, wall = summary.rounded([row[part] for part in PARTS], row["wall_ns"])
+        cells = [f"{value:.3f}" for value in (*shown, wall, row["hidden_ns"])]
+        table.add_row(str(rank), *cells)
+    return table
+
+
+def _told(parted: Traced) -> list[str]:
+    met = parted.meetings
+    if not met.communication:
+        return []
+    matched = f"{met.matched:,} of {met.communication:,} kernels of communication were matched"
+    return [f"{matched} across ranks, {parted.clock}"]
+
+
+def _record(found: TraceFolder, parted: Traced, steps: pd.DataFrame, run: Run | None) -> Any:
+    met = parted.meetings
+    return {
+        "folder": str(found.path),
+        "run": run and run.name,
+        "traces": [
+            {"rank": trace.rank, "file": trace.path.name, "events": trace.num_events}
+            for trace in found.traces
+        ],
+        "steps": steps.to_dict("records"),
+        "communication_kernels": {
+            name: getattr(met, name) for name in ("communication", "matched", "early", "nameless")
+        },
+        "clock": parted.clock,
+        "notes": [*found.notes, *parted.notes],
+    }
+
+
+def _write(out: Path, record: Any) -> None:
+    data = orjson.dumps(record, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
+    try:
+        out.write_bytes(data + b"\n")
+    except OSError as error:
+        raise SpecError("--json", str(out), f"cannot be written: {error.strerror}") from None
+
+
+def _processes(folder: Path) -> int:
+    paths = [folder] if folder.is_file() else folder.rglob("*.json*")
+    small = sum(path.stat().st_size for path in paths if path.is_file()) < SMALL_BYTES
+    return 1 if small else os.cpu_count() or 1

@@ -1,0 +1,7 @@
+"""Read the traces that torch.profiler writes: any Chrome trace JSON in, small tables out."""
+
+from fapool.traces.folder import TraceFolder, read_folder
+from fapool.traces.reading import read
+from fapool.traces.schema import SCHEMAS, Trace
+
+__all__ = ["SCHEMAS", "Trace", "TraceFolder", "read", "read_folder"]
