@@ -106,17 +106,16 @@ class Engine:
     ) -> Played:
         """Run every step (up to `last_step`) of the workload once; `repeat` < 0 is not kept.
 
-        On return no message is under way: a profiler that stops while gloo still moves one is
-        written to after its end, and the process dies later, anywhere.
+        On return no message is under way: gloo would write to a profiler after its end, and the
+        process dies later, anywhere.
         """
-        played, underway = Played(), deque()
-        steps = schedule.steps(requests, batch=spec.workload.batch, chunk=spec.prefill_chunk)
+        played, underway, batch = Played(), deque(), spec.workload.batch
         # A sampled step is read before the next one's replay records the same events anew.
         ahead = min(ahead, self._recorder.sample_every - 1) if self._on_gpu else 0
         with uncollected():
             self._control.barrier()
             self._recorder.begin(repeat)
-            for step in steps:
+            for step in schedule.steps(requests, batch=batch, chunk=spec.prefill_chunk):
                 if last_step is not None and step.index > last_step:
                     break
                 if not self._control.tick(self._recorder.span, self._seat.place.role):
@@ -126,8 +125,8 @@ class Engine:
                 underway.append(self._start(plan, step, closing))
                 while len(underway) > ahead:
                     self._finish(underway.popleft(), played, after)
-            while underway:
-                self._finish(underway.popleft(), played, after)
+            for left in underway:
+                self._finish(left, played, after)
             plan.settle()
             self._control.settle()
         self._share_admissions(requests, played)

@@ -66,15 +66,7 @@ class Execution:
         )
         self._readings = Readings(place, device, self._recorder, folder, spec.capture)
         self._meter, self._snapshot = self._readings.memory, self._readings.snapshot
-        steps = sum(1 for _ in self._steps()) * spec.repeats
-        self._live = Live(
-            publish,
-            place,
-            steps=steps,
-            hz=spec.capture.live_hz,
-            capacity_bytes=self._meter.capacity_bytes,
-            how=self._recorder.method,
-        )
+        self._live = self._new_live(publish)
         self._live.stage("loading")
         with self._snapshot.recording():
             self._seat = take(spec, place, device=device, groups=groups, recorder=self._recorder)
@@ -85,6 +77,17 @@ class Execution:
         self._engine = Engine(self._seat, self._recorder, self._control)
         self._timings: list[tuple[int, Played]] = []
         LOG.info("%s of %s on %s", place.role, spec.plan, device)
+
+    def _new_live(self, publish: Callable[[Sample], None]) -> Live:
+        steps = sum(1 for _ in self._steps()) * self._spec.repeats
+        return Live(
+            publish,
+            self._place,
+            steps=steps,
+            hz=self._spec.capture.live_hz,
+            capacity_bytes=self._meter.capacity_bytes,
+            how=self._recorder.method,
+        )
 
     def check(self) -> bool:
         """Hold the plan against the one-device reference; the verdict, the same on every rank."""
