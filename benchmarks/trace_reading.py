@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -55,19 +56,21 @@ def measured(who: str, folder: Path) -> dict[str, Any]:
     command = [sys.executable, str(Path(__file__)), "--alone", who, str(folder)]
     environment = os.environ | {"HTA_DISABLE_NS_ROUNDING": "1", "PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryFile("w+") as said:
-        start = time.perf_counter()
+        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         process = subprocess.Popen(command, env=environment, stdout=said, stderr=subprocess.STDOUT)
         peak = 0
         while process.poll() is None:
             peak = max(peak, resident_bytes(process.pid))
             time.sleep(POLL_S)
-        seconds = time.perf_counter() - start
+        seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         said.seek(0)
         lines = said.read().splitlines()
     if process.returncode:
         print("\n".join(lines[-20:]), file=sys.stderr)
         raise subprocess.CalledProcessError(process.returncode, command)
-    return {"seconds": round(seconds, 2), "peak_bytes": peak, "found": json.loads(lines[-1])}
+    times = {"seconds": round(seconds, 2), "cpu_seconds": round(cpu, 2)}
+    return times | {"peak_bytes": peak, "found": json.loads(lines[-1])}
 
 
 def resident_bytes(pid: int) -> int:
@@ -165,10 +168,10 @@ def lines_of(result: dict[str, Any]) -> list[str]:
     """The table, and what explains differences."""
     raced, on_gpus = result["race"], result["gpu_traces"]["agreement"]
     lines = [f"{result['ranks']} ranks x {result['events_per_rank']:,} events, {result['machine']}"]
-    lines.append(f"{'':14}{'s':>10}{'peak MB':>12}")
+    lines.append(f"{'':10}{'s':>10}{'s of CPU':>10}{'peak MB':>12}")
     for who in ("ours", "hta"):
-        peak = raced[who]["peak_bytes"] / 1e6
-        lines.append(f"{who:14}{raced[who]['seconds']:>10.2f}{peak:>12,.0f}")
+        times = (f"{raced[who][name]:>10.2f}" for name in ("seconds", "cpu_seconds"))
+        lines.append(f"{who:10}{''.join(times)}{raced[who]['peak_bytes'] / 1e6:>12,.0f}")
     lines.append(f"{raced['times_faster']} x faster, {raced['of_its_memory']:.3f} of its memory")
     for name, found in (("made traces", raced["agreement"]), ("GPU traces", on_gpus)):
         lines.append(f"{name}: at most {found['apart_percent']:.5f} % of the span apart")

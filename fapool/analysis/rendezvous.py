@@ -132,10 +132,10 @@ def _members(trace: Trace, group: str, ranks: str) -> tuple[int, ...]:
 def _pair(rank: int, members: tuple[int, ...], collective: str, peer: int) -> str | None:
     """The channel "a>b" of a message; None for a collective.
 
-    The peer is a rank of the world, or, where that cannot be, a place in the group.
+    torch names the peer by its place in the group; where that cannot be, it is a rank of the world.
     """
     if collective not in ("send", "recv") or peer < 0:
         return None
-    if (peer not in members or peer == rank) and peer < len(members):
+    if peer < len(members) and members[peer] != rank:
         peer = members[peer]
     return f"{rank}>{peer}" if collective == "send" else f"{peer}>{rank}"

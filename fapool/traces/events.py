@@ -17,6 +17,9 @@ Instant = float | str | None
 EXACT_BELOW_US = 2.0**43
 """Microseconds up to which a float holds three decimals: half of its last place is < 0.5 ns."""
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises for text that is not what was asked for."""
+
 
 class Args(msgspec.Struct, gc=False):
     """What is read of an event's `args`; a number is -1 and a word "" where it is missing."""

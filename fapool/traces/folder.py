@@ -62,8 +62,8 @@ def read_folder(folder: Path | str, *, ops: bool | None = False, processes: int 
     files, notes = trace_files(folder), []
     found: list[Trace] = []
     for path, one in zip(files, _read_all(files, ops, processes), strict=True):
-        if isinstance(one, ProfileFileError):
-            notes.append(f"{path.name} is skipped: {one.way_out}")
+        if isinstance(one, str):
+            notes.append(f"{path.name} is skipped: {one}")
         else:
             found.append(one)
     if not found:
@@ -75,9 +75,7 @@ def _is_named(path: Path, endings: tuple[str, ...]) -> bool:
     return path.name.endswith(endings) and not path.name.startswith(".") and path.is_file()
 
 
-def _read_all(
-    files: list[Path], ops: bool | None, processes: int
-) -> Iterator[Trace | ProfileFileError]:
+def _read_all(files: list[Path], ops: bool | None, processes: int) -> Iterator[Trace | str]:
     one = partial(_read_or_say, ops=ops)
     if min(processes, len(files)) < 2:
         yield from map(one, files)
@@ -88,11 +86,12 @@ def _read_all(
         yield from pool.map(one, files)
 
 
-def _read_or_say(path: Path, *, ops: bool | None) -> Trace | ProfileFileError:
+def _read_or_say(path: Path, *, ops: bool | None) -> Trace | str:
+    """The trace, or why the file is none."""
     try:
         return read(path, ops=ops)
     except ProfileFileError as error:
-        return error
+        return error.way_out
 
 
 def _one_a_rank(traces: list[Trace], notes: list[str]) -> list[Trace]:

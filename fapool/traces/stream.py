@@ -18,7 +18,7 @@ import msgspec
 
 from fapool.errors import ProfileFileError
 from fapool.traces import borders
-from fapool.traces.events import EXACT_BELOW_US, Event, ExactEvent
+from fapool.traces.events import EXACT_BELOW_US, UNREADABLE, Event, ExactEvent
 from fapool.traces.text import blocks
 
 BLOCK_BYTES = 4 << 20
@@ -96,7 +96,7 @@ class EventStream:
         """Whether `head` ends where a member of the file's object begins."""
         try:
             self.metadata = msgspec.json.decode(head + b'"": 0}')
-        except msgspec.DecodeError:
+        except UNREADABLE:
             if b'"schemaVersion"' not in head:
                 return False
             self.notes.append("what stands before the events is no valid JSON and was left out")
@@ -116,7 +116,7 @@ class EventStream:
         self.notes.append("the list of events is cut off: what came after is missing")
         try:
             return [self._one.decode(text)]
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return []
 
     def _read_tail(self, text: bytes, texts: Iterator[bytes]) -> None:
@@ -126,7 +126,7 @@ class EventStream:
                 break
         try:
             self.metadata |= msgspec.json.decode(b'{"": 0' + text)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             self.notes.append("what stands behind the events could not be read")
         self.metadata.pop("", None)
 
@@ -134,7 +134,7 @@ class EventStream:
         """The events of a list's inside; None where it is not valid."""
         try:
             events = self._many.decode(b"[" + text + b"]")
-        except msgspec.DecodeError:
+        except UNREADABLE:
             mended, count = _NO_NUMBER.subn(b": null", text)
             return self._decode(mended) if count else None
         if self._exact or _fit_floats(events):
@@ -159,7 +159,7 @@ class EventStream:
         mended = _NO_NUMBER.sub(b": null", piece.decode(errors="replace").encode())
         try:
             return self._one.decode(mended)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             self.skipped += 1
             return None
 
