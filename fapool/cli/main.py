@@ -92,6 +92,18 @@ def analyze(
 
 
 @app.command()
+def perfetto(
+    name: str,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one")] = 0,
+    store: Root = None,
+) -> None:
+    """Open a run's merged trace in an offline Perfetto, on loopback, until Ctrl-C."""
+    from fapool.cli import perfetto as pages
+
+    pages.perfetto(Store(store).open(name), port)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of a spec: every field, its type and its limits."""
     typer.echo(json.dumps(RunSpec.model_json_schema(), indent=2))

@@ -6,6 +6,7 @@ A field is a JSON text for all rows, or an arrow array of JSON texts, one a row.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import orjson
@@ -14,8 +15,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 Field = str | pa.Array
+THREADS = 10_000
+"""More threads than a rank has."""
+
 ROWS = 200_000
 """Rows whose text is made at once: an arrow array of strings holds 2 GiB."""
+
+
+def thread_id(pid: Any, thread: Any) -> Any:
+    """What a process's thread is called in the file.
+
+    Perfetto knows threads by number, whatever their process, and takes 0 and a process's own
+    number for its main thread: two threads of ours would become one.
+    """
+    return (pid + 1) * THREADS + thread
 
 
 def numbers(values: Sequence[int]) -> pa.Array:
@@ -62,13 +75,13 @@ def lines(num_rows: int, fields: Mapping[str, Field]) -> list[bytes]:
 
 
 def slices(rows: pd.DataFrame, base_ns: int, args: Mapping[str, Field]) -> list[bytes]:
-    """Slices of rows with pid, tid, start_ns, end_ns, name and cat."""
+    """Slices of rows with pid, tid (of the process's threads), start_ns, end_ns, name and cat."""
     fields = {
         "ph": '"X"',
         "name": words(rows["name"]),
         "cat": words(rows["cat"]),
         "pid": numbers(rows["pid"]),
-        "tid": numbers(rows["tid"]),
+        "tid": numbers(thread_id(rows["pid"], rows["tid"])),
         "ts": microseconds(rows["start_ns"] - base_ns),
         "dur": microseconds(rows["end_ns"] - rows["start_ns"]),
         "args": members(args),
@@ -87,7 +100,7 @@ def flows(rows: pd.DataFrame, base_ns: int, cat: str, first_id: int) -> list[byt
     for ph, end in (("s", "from"), ("f", "to")):
         at = {
             "pid": numbers(rows[f"{end}_pid"]),
-            "tid": numbers(rows[f"{end}_tid"]),
+            "tid": numbers(thread_id(rows[f"{end}_pid"], rows[f"{end}_tid"])),
             "ts": microseconds(rows[f"{end}_ns"] - base_ns),
         }
         bind = {"bp": '"e"'} if ph == "f" else {}
@@ -98,12 +111,12 @@ def flows(rows: pd.DataFrame, base_ns: int, cat: str, first_id: int) -> list[byt
 def counters(
     rows: pd.DataFrame, base_ns: int, name: Field, what: str, values: Sequence[int]
 ) -> list[bytes]:
-    """Counters of rows with pid and time_ns, each on a track of its name."""
+    """Counters of rows with pid and time_ns, on a track that is called `name what`."""
     fields = {
         "ph": '"C"',
         "name": name,
         "pid": numbers(rows["pid"]),
-        "tid": "0",
+        "tid": numbers(thread_id(rows["pid"], 0)),
         "ts": microseconds(rows["time_ns"] - base_ns),
         "args": members({what: numbers(values)}),
     }
@@ -112,7 +125,7 @@ def counters(
 
 def named(pid: int, tid: int, what: str, **args: str | int) -> bytes:
     """What a process or a thread is called, or where it stands."""
-    event = {"ph": "M", "pid": pid, "tid": tid, "name": what, "args": args}
+    event = {"ph": "M", "pid": pid, "tid": thread_id(pid, tid), "name": what, "args": args}
     return orjson.dumps(event) + b",\n"
 
 

@@ -172,8 +172,8 @@ def _memory_counters(memory: Rows, base: int) -> list[bytes]:
 def _step_counters(steps: Rows, base: int) -> list[bytes]:
     began = steps.assign(time_ns=steps["start_ns"])
     ended = steps.assign(time_ns=steps["end_ns"])
-    leases = chrome.counters(began, base, '"leases"', "requests", steps["leased"])
-    return leases + chrome.counters(ended, base, '"KV tokens"', "tokens", steps["kv_tokens"])
+    leases = chrome.counters(began, base, '"leased"', "requests", steps["leased"])
+    return leases + chrome.counters(ended, base, '"KV"', "tokens", steps["kv_tokens"])
 
 
 def _token_counter(steps: Rows, requests: Rows, base: int) -> list[bytes]:
@@ -185,4 +185,4 @@ def _token_counter(steps: Rows, requests: Rows, base: int) -> list[bytes]:
     order = np.argsort(times, kind="stable")
     rows = pd.DataFrame({"pid": 0, "time_ns": times[order]})
     total = np.cumsum(emitted[order])
-    return chrome.counters(rows, base, '"tokens emitted"', "tokens", total)
+    return chrome.counters(rows, base, '"emitted"', "tokens", total)
