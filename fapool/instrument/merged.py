@@ -46,10 +46,12 @@ def write_merged(folder: RunFolder, most_spans: int = MOST_SPANS) -> None:
     spans, steps, memory = (tables[name] for name in ("events", "steps", "memory"))
     times = (spans["start_ns"], steps["start_ns"], memory["time_ns"], seen.slices["start_ns"])
     base = min((int(column.min()) for column in times if len(column)), default=0)
-    spans["tid"] = FIRST_SPANS_THREAD + _threads(spans)
+    shown, number = _as_shown(spans)
+    shown["tid"] = FIRST_SPANS_THREAD + _threads(shown)
+    spans["tid"] = shown["tid"].to_numpy()[number]
     clock = _clock(folder)
     parts = _names(spans, steps, memory, seen, clock)
-    parts += _step_slices(steps, base) + _span_slices(spans, base) + _kernel_slices(seen, base)
+    parts += _step_slices(steps, base) + _span_slices(shown, base) + _kernel_slices(seen, base)
     arrows = _arrows(spans)
     parts += chrome.flows(arrows, base, "exchange", 0)
     parts += chrome.flows(seen.flows, base, "launch", len(arrows))
@@ -69,8 +71,11 @@ def _rows(folder: RunFolder, table: str) -> Rows:
         return rows.sort_values(["pid", "time_ns"], kind="stable", ignore_index=True)
     if table == "requests":
         return rows
-    order = np.lexsort((-rows["end_ns"], rows["start_ns"], rows["pid"]))
-    return rows.iloc[order].reset_index(drop=True)
+    keys = [-rows["end_ns"], rows["start_ns"], rows["pid"]]
+    if table == "events":  # those of one moment side by side: see `_as_shown`
+        phases = pd.factorize(rows["phase"], sort=True)[0]
+        keys = [rows["micro_batch"], rows["layer"], phases, *keys]
+    return rows.iloc[np.lexsort(keys)].reset_index(drop=True)
 
 
 def _leave_out(tables: dict[str, Rows], most: int) -> list[str]:
@@ -84,6 +89,18 @@ def _leave_out(tables: dict[str, Rows], most: int) -> list[str]:
         tables[name] = tables[name][tables[name][column] < until]
     kept = len(tables["events"])
     return [f"only the first {kept} of {len(spans)} spans are here, and what is as old as they"]
+
+
+def _as_shown(spans: Rows) -> tuple[Rows, np.ndarray]:
+    """One row for each span, also of one that served several exchanges; and whose row is which."""
+    same = ["pid", "start_ns", "end_ns", "phase", "layer", "micro_batch", "step", "repeat"]
+    again = spans[same].eq(spans[same].shift()).all(axis=1).to_numpy() & (spans["channel"] != "")
+    number = np.cumsum(~again.to_numpy()) - 1
+    shown = spans[~again].reset_index(drop=True)
+    several = np.isin(number, number[again])
+    joined = spans[several].groupby(number[several]).agg({"channel": ",".join, "bytes": "sum"})
+    shown.loc[joined.index, ["channel", "bytes"]] = joined
+    return shown, number
 
 
 def _threads(spans: Rows) -> np.ndarray:
@@ -153,9 +170,9 @@ def _arrows(spans: Rows) -> Rows:
     """From each send to the wait of its exchange, on threads where both have slices."""
     key = ["repeat", "channel", "sequence"]
     at = [*key, "pid", "tid", "start_ns", "end_ns"]
-    phases = spans["phase"].to_numpy(dtype=str)
-    sends = spans.loc[np.char.startswith(phases, "send_") & (spans["channel"] != ""), at]
-    waits = spans.loc[np.char.startswith(phases, "wait_"), at]
+    phases = spans["phase"].str
+    sends = spans.loc[phases.startswith("send_") & (spans["channel"] != ""), at]
+    waits = spans.loc[phases.startswith("wait_"), at]
     both = waits.merge(sends.drop_duplicates(key), on=key, suffixes=("_to", "_from"))
     # The end of a slice is no longer in it: the arrow's head goes a nanosecond before.
     head = np.maximum(both["start_ns_to"], both["end_ns_to"] - 1)

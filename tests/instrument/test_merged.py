@@ -6,10 +6,12 @@ from collections import defaultdict
 from pathlib import Path
 
 import orjson
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from fapool.instrument.merged import NAME, write_merged
+from fapool.phases import EVENTS
 from fapool.spec import FAPool
 from fapool.store import RunFolder
 from tests.synthetic import EPOCH_NS, small_spec, write_run
@@ -108,6 +110,29 @@ def test_every_field_of_a_span_is_among_its_args(folder, trace):
     names = ("repeat", "step", "layer", "micro_batch", "channel", "sequence", "bytes")
     expected = {(r["phase"], r["category"], *(r[n] for n in names)) for r in rows(folder, "events")}
     assert {(e["name"], e["cat"], *(e["args"][n] for n in names)) for e in slices} == expected
+
+
+def test_a_span_that_served_several_exchanges_is_one_slice_that_all_of_them_reach(tmp_path):
+    run = write_run(tmp_path)
+    table = pq.read_table(run.path / "events.parquet").to_pandas()
+    at = table[(table["rank"] == 0) & (table["phase"] == "wait_partials")].iloc[0]
+    twin = table[(table["channel"] == "3>1") & (table["sequence"] == at["sequence"])]
+    assert len(twin) == 2  # a send of rank 3, whose wait is moved to rank 0, beside the other
+    wait = twin.index[twin["rank"] == 1]
+    moved = ["rank", "start_ns", "end_ns", "step", "repeat", "layer"]
+    table.loc[wait, moved] = at[moved].to_numpy()
+    pq.write_table(
+        pa.Table.from_pandas(table, EVENTS, preserve_index=False), run.path / "events.parquet"
+    )
+    trace = load(RunFolder(run.path))
+    slices = [e for e in trace["traceEvents"] if e["ph"] == "X" and e["cat"] != "step"]
+    assert len(slices) == len(table) - 1
+    (whole,) = [e for e in slices if "," in e["args"]["channel"]]
+    assert set(whole["args"]["channel"].split(",")) == {at["channel"], "3>1"}
+    assert whole["args"]["bytes"] == 2 * 4096
+    ends = [e for e in trace["traceEvents"] if e["ph"] == "f" and e["pid"] == 0]
+    inside = [e for e in ends if whole["ts"] <= e["ts"] <= whole["ts"] + whole["dur"]]
+    assert {e["name"] for e in inside} == {at["channel"], "3>1"}
 
 
 def test_clocks_that_may_be_apart_are_told_with_their_ranks(tmp_path):
