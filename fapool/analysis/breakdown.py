@@ -34,7 +34,7 @@ class Breakdown:
     are here, 1 unless steps were sampled. `shares`: the same time by (repeat, rank, step,
     category, phase, layer) as `ns`, idle left out; the waiting part of a wait keeps its phase and
     counts as synchronization. Of concurrent spans of one category the earlier one is given the
-    time.
+    time; of those that begin at once, the one that ends last.
 
     hidden_ns: time in which an exchange was in flight (from the sender's post, or a collective's
     last arrival, to the end of the wait) while this rank computed. An upper bound: a transfer
@@ -132,11 +132,11 @@ def _part(
 
 
 def _pieces(spans: pd.DataFrame, borders: Times) -> pd.DataFrame:
-    """Spans made disjoint (the earlier keeps the overlap) and cut at the steps' borders.
+    """Spans made disjoint (the earlier, of equals the longer keeps the overlap), cut at borders.
 
     Columns start_ns, end_ns, event, bin (index of the step).
     """
-    rows = spans.sort_values("start_ns", kind="stable")
+    rows = spans.iloc[np.lexsort((-spans["end_ns"], spans["start_ns"]))]
     start, end = (rows[name].to_numpy(np.int64) for name in ("start_ns", "end_ns"))
     reach = np.maximum.accumulate(end)
     start = np.maximum(start, np.r_[borders[0], reach[:-1]][: len(start)])

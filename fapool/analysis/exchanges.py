@@ -27,12 +27,19 @@ class Exchanges:
     """What is known of all exchanges of a run.
 
     `arrival_ns` int64 [events]: when the transfer that a span waits for began; the span's own
-    start where it waits for nobody that is known. `windows`: one row per exchange and rank
-    (repeat, rank, start_ns, end_ns), from the arrival to the end of the wait. `unmatched` of
-    `total` exchanges miss a participant's record, or hold one twice or a stranger's.
+    start where it waits for nobody that is known. `awaited` int64 [events]: the rank whose arrival
+    that is, -1 where it is nobody's; of several that arrive at once, the highest. `exchange` int64
+    [events]: its number, -1 none; `arrives` bool [events]: it is a participant's arrival, by which
+    a transfer may begin. `windows`: one
+    row per exchange and rank (repeat, rank, start_ns, end_ns), from the arrival to the end of the
+    wait. `unmatched` of `total` exchanges miss a participant's record, or hold one twice or a
+    stranger's.
     """
 
     arrival_ns: Ints
+    awaited: Ints
+    exchange: Ints
+    arrives: NDArray[np.bool_]
     windows: pd.DataFrame
     total: int
     unmatched: int
@@ -61,9 +68,18 @@ def match(events: pd.DataFrame) -> Exchanges:
     spans = _read(events[talks])
     begin = _begin(spans)
     waits = (spans.rank != spans.sender) & (begin[spans.exchange] != _NEVER)
-    arrival[np.flatnonzero(talks)[waits]] = begin[spans.exchange][waits]
+    rows = np.flatnonzero(talks)[waits]
+    arrival[rows] = begin[spans.exchange][waits]
+    awaited, exchange = np.full((2, len(events)), -1, np.int64)
+    awaited[rows] = _last(spans, begin)[spans.exchange][waits]
+    exchange[talks] = spans.exchange
+    arrives = np.zeros(len(events), bool)
+    arrives[talks] = _arrives(spans)
     return Exchanges(
         arrival_ns=arrival,
+        awaited=awaited,
+        exchange=exchange,
+        arrives=arrives,
         windows=_windows(spans, begin),
         total=spans.total,
         unmatched=_unmatched(spans),
@@ -120,6 +136,19 @@ def _begin(spans: _Spans) -> Ints:
     joins = (spans.sender < 0) & spans.member & spans.first
     np.maximum.at(met, spans.exchange[joins], spans.start_ns[joins])
     return np.where(posted != _LATE, posted, met)
+
+
+def _arrives(spans: _Spans) -> NDArray[np.bool_]:
+    of_sender = (spans.rank == spans.sender) | (spans.sender < 0)
+    return spans.member & spans.first & of_sender
+
+
+def _last(spans: _Spans, begin: Ints) -> Ints:
+    """Whose arrival began each exchange's transfer, int64 [exchanges]; -1 if nobody's."""
+    who = np.full(spans.total, -1, np.int64)
+    came = _arrives(spans) & (spans.start_ns == begin[spans.exchange])
+    np.maximum.at(who, spans.exchange[came], spans.rank[came])
+    return who
 
 
 def _windows(spans: _Spans, begin: Ints) -> pd.DataFrame:

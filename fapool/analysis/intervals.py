@@ -39,6 +39,22 @@ def intersect(a: Times, b: Times) -> Times:
     return union(np.column_stack([starts, ends])[_holds(a, starts) & _holds(b, starts)])
 
 
+def overlaps(a: Times, b: Times) -> tuple[Times, Times, Times]:
+    """Where rows of `a` and of `b` overlap: row of a [m], row of b [m], interval [m, 2].
+
+    Rows of either are sorted and disjoint, and may touch: they need not be a set. The result is in
+    order of time.
+    """
+    first = np.searchsorted(b[:, 1], a[:, 0], side="right")
+    count = np.maximum(np.searchsorted(b[:, 0], a[:, 1], side="left") - first, 0)
+    in_a = np.repeat(np.arange(len(a)), count)
+    in_b = np.arange(len(in_a)) - np.repeat(np.cumsum(count) - count, count) + first[in_a]
+    start = np.maximum(a[in_a, 0], b[in_b, 0])
+    end = np.minimum(a[in_a, 1], b[in_b, 1])
+    kept = end > start
+    return in_a[kept], in_b[kept], np.column_stack([start, end])[kept]
+
+
 def subtract(a: Times, b: Times) -> Times:
     """The set covered by `a` and not by `b`."""
     if not len(a) or not len(b):

@@ -9,6 +9,7 @@ from fapool.analysis import exchanges
 from fapool.analysis.breakdown import ORDER, declared
 from fapool.analysis.load import Tables
 from fapool.analysis.sampled import recorded
+from fapool.analysis.step_graph import step_graph
 from fapool.errors import StoreError
 
 
@@ -23,7 +24,7 @@ def one_step(tables: Tables, *, step: int | None = None, repeat: int = 0) -> pd.
         StoreError: the run has no such step.
     """
     steps = tables.steps[tables.steps["repeat"] == repeat]
-    step = _typical(steps[recorded(steps)]) if step is None else step
+    step = typical_step(tables, repeat=repeat) if step is None else step
     chosen = steps[steps["step"] == step].set_index("rank")
     if chosen.empty:
         raise StoreError(f"{tables.name} has no step {step} in repeat {repeat}")
@@ -47,7 +48,24 @@ def one_step(tables: Tables, *, step: int | None = None, repeat: int = 0) -> pd.
     return found.sort_values(["rank", "start_us"], ignore_index=True)
 
 
-def _typical(steps: pd.DataFrame) -> int:
+def critical_in(tables: Tables, *, step: int, repeat: int = 0) -> pd.DataFrame:
+    """The step's critical path on the time axis of `one_step`: rank, phase, start_us, end_us.
+
+    Time in which nothing was recorded is left out.
+    """
+    steps = tables.steps[(tables.steps["repeat"] == repeat) & (tables.steps["step"] == step)]
+    path = step_graph(tables, repeat=repeat, step=step).path()
+    path = path[path["phase"] != ""]
+    found = path[["rank", "phase"]].reset_index(drop=True)
+    for edge in ("start", "end"):
+        found[f"{edge}_us"] = (path[f"{edge}_ns"].to_numpy() - steps["start_ns"].min()) / 1e3
+    return found
+
+
+def typical_step(tables: Tables, *, repeat: int = 0) -> int:
+    """The step that `one_step` takes when none is named."""
+    steps = tables.steps[tables.steps["repeat"] == repeat]
+    steps = steps[recorded(steps)]
     own = steps[steps["rank"] == steps["rank"].min()]
     decode = own[own["kind"] == "decode"]
     own = decode if len(decode) else own

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from fapool.analysis import summary
 from fapool.analysis.breakdown import PARTS
+from fapool.analysis.causes import causes
 from fapool.analysis.compare import side_by_side
 from fapool.analysis.measured import on_gpus
 from fapool.analysis.metrics import DEFINITIONS, UNRATED, definitions
@@ -145,6 +146,8 @@ def _print_breakdowns(found: Study, console: Console) -> None:
         console.print(_breakdown(summary.by_rank(found.parted, kind), kind))
     if (found.parted.steps["role"] == Role.POOL).any():
         console.print(Text(OWN_BORDERS, "dim"))
+    for said in causes(found).words():
+        console.print(Text(said), soft_wrap=True)
     if found.parted.unmatched:
         lost = f"{found.parted.unmatched} of {found.parted.exchanges} exchanges lack a record"
         console.print(Text(f"{lost}: their waits count as communication whole", "yellow"))

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from fapool.analysis import compare, measured, memory, metrics, summary, timeline
 from fapool.analysis.breakdown import PARTS
+from fapool.analysis.causes import causes
 from fapool.analysis.sampled import WITHOUT
 from fapool.analysis.study import Study, studies
 from fapool.errors import StoreError
@@ -20,6 +21,7 @@ from fapool.figures.memory import memory_over_time
 from fapool.figures.render import svg
 from fapool.figures.style import COLOURS
 from fapool.figures.timeline import step_timeline
+from fapool.figures.waits import waited, without_rows
 from fapool.phases import Category
 from fapool.store import Run
 
@@ -108,9 +110,15 @@ def _run(study: Study) -> dict[str, Any]:
     kind = "decode"
     if by_rank.empty:  # outputs of one token: nothing but prefill
         kind, by_rank = "prefill", summary.by_rank(study.parted, "prefill")
+    why, step = causes(study), timeline.typical_step(study.tables)
     figures = [
         bars.breakdown_per_rank(by_rank, title=f"{label}: where a {kind} step goes", kind=kind),
-        step_timeline(timeline.one_step(study.tables), title=f"{label}: one {kind} step"),
+        step_timeline(
+            timeline.one_step(study.tables, step=step),
+            title=f"{label}: one {kind} step",
+            critical=timeline.critical_in(study.tables, step=step),
+        ),
+        *waited(why, label),
         bars.memory_per_rank(memory.peak(study.tables), title=f"{label}: memory of each rank"),
     ]
     if len(study.tables.memory):
@@ -124,6 +132,8 @@ def _run(study: Study) -> dict[str, Any]:
         "spec": run.spec.to_yaml(),
         "environment": _lines(run.environment),
         "breakdowns": _breakdowns(study),
+        "causes": why.words(),
+        "without": without_rows(why),
         "methods": ", ".join(_methods(study)),
         "sampling": study.sampling.words if study.sampling else "",
         "exchanges": study.parted.exchanges,

@@ -16,8 +16,15 @@ ROOM_PER_LETTER = 0.0085  # of the axis: what a letter of a label needs
 CROWD = 150  # spans of a rank past which their borders would hide them
 
 
-def step_timeline(spans: pd.DataFrame, *, title: str) -> Figure:
+STRIP = 0.09  # height of the critical path beneath a rank's row
+
+
+def step_timeline(
+    spans: pd.DataFrame, *, title: str, critical: pd.DataFrame | None = None
+) -> Figure:
     """Spans of one step from `analysis.timeline.one_step`; the legend lists the phases seen.
+
+    `critical` (`analysis.timeline.critical_in`) is a black strip beneath the ranks that it is on.
 
     Drawn from the lowest priority to the highest, so that computation covers what it hides.
     """
@@ -31,6 +38,10 @@ def step_timeline(spans: pd.DataFrame, *, title: str) -> Figure:
         width = own["end_us"] - own["start_us"]
         colour = COLOURS[category]
         axes.barh(rows, width, 0.7, own["start_us"], color=colour, edgecolor="white", lw=line)
+    if critical is not None:
+        rows = critical["rank"].map(row_of) + 0.35 + STRIP
+        width = critical["end_us"] - critical["start_us"]
+        axes.barh(rows, width, STRIP, critical["start_us"], color="black", lw=0)
     length = max(spans["end_us"].max() if len(spans) else 0, 1e-9)
     _label(axes, spans, row_of, length)
     names = [rank_name(rank, role) for rank, role in ranks.itertuples(index=False)]
@@ -43,7 +54,8 @@ def step_timeline(spans: pd.DataFrame, *, title: str) -> Figure:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e3:g}")
     axes.set_xlabel(f"{unit} since the first rank began the step")
     head(axes, title)
-    legend_below(figure, _legend(spans), columns=1)
+    strip = [] if critical is None else [Patch(color="black", label="critical path")]
+    legend_below(figure, _legend(spans) + strip, columns=1)
     return figure
 
 

@@ -60,10 +60,13 @@ class MemoryMeter:
         """Owner -> bytes of the newest reading; empty before the first."""
         return {owner.value: held for owner, held in self._latest.items()}
 
-    def columns(self) -> dict[str, list[Any]]:
-        """All kept readings, as the columns of `fapool.phases.MEMORY`."""
+    def columns(
+        self, settle: Callable[[int], int] = lambda time_ns: time_ns
+    ) -> dict[str, list[Any]]:
+        """All kept readings, as the columns of `fapool.phases.MEMORY`; see `HostClock.settle`."""
         values = zip(*self._rows, strict=True) if self._rows else ((),) * len(MEMORY.names)
-        return {name: list(column) for name, column in zip(MEMORY.names, values, strict=True)}
+        found = {name: list(column) for name, column in zip(MEMORY.names, values, strict=True)}
+        return found | {"time_ns": [settle(time_ns) for time_ns in found["time_ns"]]}
 
     def _asked(self) -> dict[Owner, int]:
         if self.device.type != "cuda":

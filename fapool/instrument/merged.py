@@ -33,23 +33,25 @@ MOST_SPANS = 1_000_000
 Rows = pd.DataFrame
 
 
-def write_merged(folder: RunFolder, most_spans: int = MOST_SPANS) -> None:
-    """Write `trace/merged.json.gz` from the tables of a folder whose parts were merged.
+def write_merged(
+    folder: RunFolder, clock: dict[str, Any] | None = None, most_spans: int = MOST_SPANS
+) -> None:
+    """Write `trace/merged.json.gz` from the tables and traces of a folder whose parts were merged.
 
     `ts` and `dur` are microseconds to the nanosecond; `baseTimeNanoseconds` is the Unix time of 0.
-    `otherData` says how well the ranks' clocks agree, and what was left out. The same tables give
-    the same bytes.
+    `clock` is what the trace states of its own (see `clocks.of_ranks`), under `fapool`, with notes
+    of what was left out. The same tables give the same bytes.
     """
+    clock = clock or {}
     tables = {name: _rows(folder, name) for name in ("events", "steps", "memory", "requests")}
     seen = traced(folder)
-    notes = seen.notes + _leave_out(tables, most_spans)
+    notes = [*clock.get("notes", ()), *seen.notes, *_leave_out(tables, most_spans)]
     spans, steps, memory = (tables[name] for name in ("events", "steps", "memory"))
     times = (spans["start_ns"], steps["start_ns"], memory["time_ns"], seen.slices["start_ns"])
     base = min((int(column.min()) for column in times if len(column)), default=0)
     shown, number = _as_shown(spans)
     shown["tid"] = FIRST_SPANS_THREAD + _threads(shown)
     spans["tid"] = shown["tid"].to_numpy()[number]
-    clock = _clock(folder)
     parts = _names(spans, steps, memory, seen, clock)
     parts += _step_slices(steps, base) + _span_slices(shown, base) + _kernel_slices(seen, base)
     arrows = _arrows(spans)
@@ -57,8 +59,8 @@ def write_merged(folder: RunFolder, most_spans: int = MOST_SPANS) -> None:
     parts += chrome.flows(seen.flows, base, "launch", len(arrows))
     parts += _memory_counters(memory, base) + _step_counters(steps, base)
     parts += _token_counter(steps, tables["requests"], base)
-    other = {"clock": clock, "notes": notes}
-    head = {"baseTimeNanoseconds": base, "displayTimeUnit": "ms", "otherData": other}
+    stated = clock | {"notes": notes}
+    head = {"baseTimeNanoseconds": base, "displayTimeUnit": "ms", "fapool": stated}
     start = orjson.dumps(head)[:-1] + b',"traceEvents":[\n'
     data = start + b"".join(parts).removesuffix(b",\n") + b"\n]}\n"
     folder.write_bytes(NAME, gzip.compress(data, compresslevel=3, mtime=0))
@@ -111,23 +113,10 @@ def _threads(spans: Rows) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _clock(folder: RunFolder) -> dict[str, Any]:
-    """How well the ranks' clocks agree: what the run says of it, or each rank's bound."""
-    if not (folder.path / "environment.json").exists():
-        return {}
-    environment = folder.read_json("environment.json")
-    if isinstance(environment.get("clock"), dict):
-        return environment["clock"]
-    bounds = {r.get("rank"): r.get("clock_uncertainty_ns") for r in environment.get("ranks") or []}
-    known = {str(rank): bound for rank, bound in bounds.items() if bound is not None}
-    return {"uncertainty_ns": known} if known else {}
-
-
 def _names(spans: Rows, steps: Rows, memory: Rows, seen: Traced, clock: dict) -> list[bytes]:
     roles = dict(zip(steps["pid"], steps["role"], strict=True))
     last = spans.groupby("pid")["tid"].max().to_dict()
-    bounds = clock.get("uncertainty_ns")
-    bounds = bounds if isinstance(bounds, dict) else {}
+    bounds = clock.get("uncertainty_ns", {})
     found = []
     pids = [rows["pid"].unique() for rows in (spans, steps, memory, seen.slices)]
     for rank in sorted({int(pid) for some in pids for pid in some}):

@@ -8,12 +8,13 @@ when the device is.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from fapool.instrument.device_clock import DeviceClock
 from fapool.instrument.kept import Kept, OpenStep
 from fapool.instrument.ranges import nvtx_ranges
 from fapool.instrument.spans import (
@@ -46,7 +47,8 @@ class Recorder:
     Host activities (management, synchronization) are timed by `clock`; the others by it as well on
     CPU, and by pairs of events on the current stream on CUDA. Graphs have events in them only on
     every `sample_every`-th decode step, the same on all ranks; the steps between have no spans.
-    `unix_offset_ns` is added to `clock` to give Unix time on rank 0's clock. Settable at any time:
+    `unix_offset_ns` is added to `clock` to give Unix time on rank 0's clock; `device_clock` (None
+    on CPU) gives the host's time of events. Settable at any time:
     `enabled` (False: spans cost and record nothing) and `profiling` (True: spans also appear in
     the trace that torch.profiler takes).
 
@@ -72,13 +74,13 @@ class Recorder:
         self.sample_every = sample_every
         self.nvtx = nvtx_ranges()
         self.events = EventPool(device) if device.type == "cuda" else None
+        self.device_clock = DeviceClock(self.events, clock) if self.events else None
         self.host_spans: list = []  # of the step that is open
         self.device_spans: list = []
         self.graph_spans: tuple = ()
         self._capture: GraphSpans | None = None
         self._how = ""  # how the open step's spans are timed, where graphs are replayed
-        self._border: torch.cuda.Event | None = None  # where the step to be read next began,
-        self._start = 0  # and when, by the host's clock
+        self._start = 0  # of the step to be read next, by the host's clock
         self._repeat: int | None = None
         self._decoded = 0  # decode steps closed in this repeat
         self._kept = Kept()
@@ -123,10 +125,13 @@ class Recorder:
         self.host_spans, self.device_spans = [], []
         self._repeat, self._decoded = repeat, 0
         self._start = self.clock()
-        if self.events is not None:
-            if self._border is not None:
-                self.events.give(self._border)
-            self._border = self.events.record()
+        if self.device_clock is not None:
+            self._start = self.device_clock.begin(repeat)
+
+    def end(self) -> None:
+        """End a repeat, on an idle device: `settled` knows its times from now on."""
+        if self.device_clock is not None:
+            self.device_clock.end()
 
     def close_step(
         self, *, step: int, kind: str, requests: int, tokens: int, leased: int, kv_tokens: int
@@ -156,24 +161,22 @@ class Recorder:
 
         A step without spans counts as idle throughout.
         """
-        start, end, spans = self._start, closed.end, closed.host_spans
-        if self.events is not None:
+        start, end, on_host, on_device = self._start, closed.end, closed.host_spans, []
+        if self.device_clock is not None:
             end.synchronize()
             replayed = numbered(closed.graph_spans, closed.head[2])
-            spans = spans + self._times(closed.device_spans) + self._times(replayed)
+            on_device = self._times(closed.device_spans) + self._times(replayed)
             self._give_back(closed.device_spans)
-            border, end = end, start + round(self._border.elapsed_time(end) * 1e6)
-            self.events.give(self._border)
-            self._border = border
+            end = self.device_clock.move(end)
         if closed.method == NO_SPANS:
-            spans = []
+            on_host, on_device = [], []
         self._start = end
         if closed.head[0] >= 0:
-            self._kept.add((*closed.head, start, end, *closed.tail), spans)
+            self._kept.add((*closed.head, start, end, *closed.tail), on_host, on_device)
         return partition(
             start,
             end,
-            [(s[1], s[2], PRIORITY[s[0][0]]) for s in spans],
+            [(s[1], s[2], PRIORITY[s[0][0]]) for s in (*on_host, *on_device)],
             known=closed.method != NO_SPANS or not self.enabled,
         )
 
@@ -183,7 +186,7 @@ class Recorder:
 
     @property
     def read_until_ns(self) -> int:
-        """End of the last step that was read, or the repeat's begin; Unix ns."""
+        """End of the last step that was read, or the repeat's begin; Unix ns, not yet settled."""
         return self._start + self.unix_offset_ns
 
     @property
@@ -219,18 +222,23 @@ class Recorder:
         finally:
             self.enabled = enabled
 
-    def columns(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """See `Kept.columns`."""
-        return self._kept.columns(self.unix_offset_ns)
+    def settled(self, repeat: int) -> Callable[[int], int]:
+        """Makes of a step's border, Unix ns, what the rounds after its repeat say; keeps order."""
+        if self.device_clock is None:
+            return lambda time_ns: time_ns
+        unix, settle = self.unix_offset_ns, self.device_clock.settle(repeat)
+        return lambda time_ns: settle(time_ns - unix) + unix
+
+    def columns(
+        self, settle: Callable[[int], int] = lambda time_ns: time_ns
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See `Kept.columns`; `settle` is `HostClock.settle`'s."""
+        return self._kept.columns(self.unix_offset_ns, settle, self.settled)
 
     def _times(self, spans: Sequence[tuple]) -> list[tuple]:
-        """Host times of device spans, all of the step that began at `_border`."""
-        border, start, found = self._border, self._start, []
-        for labels, first, last in spans:
-            first_ns = start + round(border.elapsed_time(first) * 1e6)
-            last_ns = start + round(border.elapsed_time(last) * 1e6)
-            found.append((labels, max(first_ns, start), max(last_ns, start)))
-        return found
+        """Host times of device spans, all of the step that is read."""
+        at, start = self.device_clock.at, self._start
+        return [(labels, max(at(a), start), max(at(b), start)) for labels, a, b in spans]
 
     def _give_back(self, spans: Sequence[tuple]) -> None:
         for _, first, last in spans:

@@ -1,7 +1,7 @@
 """Kernels and launches of a run's profiler window, as rows of the merged trace.
 
 The window comes after the measured steps, so that its kernels stand behind them in time, beneath
-the spans that the profiler saw. Times are moved to rank 0's clock where a trace says by how much.
+the spans that the profiler saw. Times are moved to the tables' clock where it is known by how much.
 """
 
 from __future__ import annotations
@@ -33,13 +33,15 @@ class Traced:
 def traced(folder: RunFolder) -> Traced:
     """Read every rank's trace; one that cannot be read is left out, and said."""
     parts, arrows, threads, notes = [], [], {}, []
+    shifts = _shifts(folder)
     for path in sorted(folder.path.glob("trace/rank*.pt.trace.json.gz")):
         try:
             trace = read(path)
         except FapoolError as error:
             notes.append(f"{path.name} is left out: {error}")
             continue
-        rows = pd.concat(list(_of_trace(trace, threads)), ignore_index=True)
+        shift = shifts.get(trace.rank, 0)
+        rows = pd.concat(list(_of_trace(trace, shift, threads)), ignore_index=True)
         arrows.append(_launched(rows))
         parts.append(rows)
         notes += [f"{path.name}: {note}" for note in trace.notes]
@@ -53,9 +55,16 @@ def traced(folder: RunFolder) -> Traced:
     )
 
 
-def _of_trace(trace: Trace, threads: dict[tuple[int, int], str]):
-    about = trace.metadata.get("fapool")
-    shift = int(about.get("trace_shift_ns", 0)) if isinstance(about, dict) else 0
+def _shifts(folder: RunFolder) -> dict[int, int]:
+    """Rank -> what is added to its trace's times to get those of the tables, where it is known."""
+    if not (folder.path / "environment.json").exists():
+        return {}
+    ranks = folder.read_json("environment.json").get("ranks") or []
+    lines = {rank["rank"]: (rank.get("clock") or {}).get("profiler") for rank in ranks}
+    return {rank: line["offset_ns"] for rank, line in lines.items() if line}
+
+
+def _of_trace(trace: Trace, shift: int, threads: dict[tuple[int, int], str]):
     spans = trace.spans.to_pandas().rename(columns={"phase": "name", "category": "cat"})
     yield _placed(trace.rank, spans, SPANS_THREAD, "traced spans", shift, threads)
     launches = trace.launches.to_pandas().assign(cat="launch")

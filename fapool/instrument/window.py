@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from fapool.instrument.alignment import Line
+from fapool.instrument.profiler_clock import ProfilerClock
 from fapool.instrument.recorder import Recorder
 from fapool.store import RunFolder
 
@@ -29,7 +31,8 @@ class ProfilerWindow:
     may be under way when the profiler stops: its threads would write to what is gone.
 
     The process's first profiler costs more than a second, so that the constructor starts and ends
-    an empty one. `record_shapes` is on: without it torch drops the labels of our spans.
+    an empty one. `record_shapes` is on: without it torch drops the labels of our spans. After
+    `close`, `line` is what to add to the trace's times to get the recorder's clock; None before.
     """
 
     def __init__(
@@ -47,6 +50,9 @@ class ProfilerWindow:
         self.about = {"rank": rank, "unix_offset_ns": recorder.unix_offset_ns} | (about or {})
         self._profile: profile | None = None
         self._annotation: record_function | None = None
+        self._name = ""  # of the annotation
+        self._clock = ProfilerClock(recorder.clock)
+        self.line: Line | None = None
         self._unix_ns = 0
         if num_steps:
             with _new_profile():
@@ -58,15 +64,15 @@ class ProfilerWindow:
             return
         if self._profile is None:
             self._start()
-        self._annotation = record_function(f"ProfilerStep#{step}")
-        self._annotation.__enter__()
+        self._name = f"ProfilerStep#{step}"
+        self._annotation = record_function(self._name)
+        self._clock.opens(self._name, self._annotation.__enter__)
 
     def step_ends(self, step: int) -> None:
         """After step `step`: stops the profiler if it was the last one chosen."""
         if self._annotation is None:
             return
-        self._annotation.__exit__(None, None, None)
-        self._annotation = None
+        self._leave()
         if step == self.end_step - 1:
             self._stop()
 
@@ -78,10 +84,10 @@ class ProfilerWindow:
         if self._profile is None:
             return None
         if self._annotation is not None:  # an error left the step open
-            self._annotation.__exit__(None, None, None)
-            self._annotation = None
+            self._leave()
         if self.recorder.profiling:
             self._stop()
+        self.line = self._clock.line(self._profile.profiler.kineto_results.events())
         path = self.folder.trace(self.rank, self._unix_ns)
         path.parent.mkdir(exist_ok=True)
         scratch = path.with_name(f".{os.getpid()}.{path.name}")
@@ -90,6 +96,10 @@ class ProfilerWindow:
         self._profile = None
         self.end_step = self.first_step
         return path
+
+    def _leave(self) -> None:
+        annotation, self._annotation = self._annotation, None
+        self._clock.closes(self._name, lambda: annotation.__exit__(None, None, None))
 
     def _start(self) -> None:
         self._unix_ns = time.time_ns()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -101,23 +103,21 @@ class Engine:
         before: Callable[[Step], None] = lambda step: None,
         closing: OnClose = lambda step, plan: None,
         after: OnStep = lambda step, totals, held: None,
-        last_step: int | None = None,
+        last_step: float = math.inf,
         ahead: int = AHEAD,
     ) -> Played:
         """Run every step (up to `last_step`) of the workload once; `repeat` < 0 is not kept.
 
-        On return no message is under way: gloo would write to a profiler after its end, and the
-        process dies later, anywhere.
+        On return no message is under way: gloo would write to a profiler that has ended.
         """
-        played, underway, batch = Played(), deque(), spec.workload.batch
+        played, underway = Played(), deque()
+        steps = schedule.steps(requests, batch=spec.workload.batch, chunk=spec.prefill_chunk)
         # A sampled step is read before the next one's replay records the same events anew.
         ahead = min(ahead, self._recorder.sample_every - 1) if self._on_gpu else 0
         with uncollected():
             self._control.barrier()
             self._recorder.begin(repeat)
-            for step in schedule.steps(requests, batch=batch, chunk=spec.prefill_chunk):
-                if last_step is not None and step.index > last_step:
-                    break
+            for step in takewhile(lambda step: step.index <= last_step, steps):
                 if not self._control.tick(self._recorder.span, self._seat.place.role):
                     played.stopped = True
                     break
@@ -129,8 +129,18 @@ class Engine:
                 self._finish(left, played, after)
             plan.settle()
             self._control.settle()
+            self._recorder.end()
+        self._settle(repeat, played)
         self._share_admissions(requests, played)
         return played
+
+    def _settle(self, repeat: int, played: Played) -> None:
+        """Give all moments of requests as this rank knows them now that the repeat is over."""
+        settled = self._recorder.settled(repeat)
+        for timing in played.timings.values():
+            for name in ("admitted_ns", "first_ns", "last_ns"):
+                if known := getattr(timing, name):
+                    setattr(timing, name, settled(known))
 
     def _share_admissions(self, requests: Sequence[Request], played: Played) -> None:
         """Admission is when the first stage takes a request up, on rank 0, whoever ends it."""

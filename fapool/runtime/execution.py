@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 
 from fapool import schedule
-from fapool.instrument.clock import offset_to_rank0
+from fapool.instrument.alignment import Line
+from fapool.instrument.clock import HostClock
 from fapool.instrument.memory import peak_transient_bytes
-from fapool.instrument.merged import write_merged
 from fapool.instrument.recorder import Recorder
 from fapool.instrument.totals import StepTotals
 from fapool.instrument.window import ProfilerWindow
@@ -26,6 +26,7 @@ from fapool.runtime.plans.base import Plan
 from fapool.runtime.readings import Readings
 from fapool.runtime.record import request_columns
 from fapool.runtime.seat import Groups, take
+from fapool.runtime.writing import join, write_own
 from fapool.sample import Sample
 from fapool.schedule import Step
 from fapool.spec import RunSpec
@@ -55,7 +56,7 @@ class Execution:
     ) -> None:
         self._spec, self._place, self._device, self._folder = spec, place, device, folder
         self._requests = requests_of(spec)
-        self._clock = offset_to_rank0(control)
+        self._clock = HostClock(control)
         self._recorder = Recorder(
             rank=place.rank,
             role=place.role,
@@ -76,6 +77,7 @@ class Execution:
         )
         self._engine = Engine(self._seat, self._recorder, self._control)
         self._timings: list[tuple[int, Played]] = []
+        self._profiled: Line | None = None
         LOG.info("%s of %s on %s", place.role, spec.plan, device)
 
     def _new_live(self, publish: Callable[[Sample], None]) -> Live:
@@ -118,11 +120,10 @@ class Execution:
     def measure(self) -> str:
         """Warm up, repeat the workload, trace a few steps; "finished" or "stopped"."""
         outcome = self._measure()
-        capture = self._spec.capture
-        if outcome == "finished" and (capture.profile_steps or self._snapshot.possible):
+        if outcome == "finished" and self._spec.capture.profile_steps:
             self._live.stage("tracing")
-            if capture.profile_steps:
-                self._trace()
+            self._trace()
+        if outcome == "finished" and self._snapshot.possible:
             self._take_snapshot()
         self._live.stage("writing")
         return outcome
@@ -136,25 +137,25 @@ class Execution:
             self._seat.forget_peak()  # of the check, whose prompts are others
             for repeat in range(self._spec.repeats):
                 self._live.stage("running")
-                if self._repeat(plan, repeat).stopped:
+                stopped = self._repeat(plan, repeat).stopped
+                self._clock.ask()
+                if stopped:
                     return "stopped"
         return "finished"
 
     def write(self) -> None:
         """Write this rank's tables; rank 0 joins everybody's and adds what concerns the run."""
-        events, steps = self._recorder.columns()
-        tables = {"events": events, "steps": steps} | self._readings.columns()
+        settle = self._clock.settle()
+        events, steps = self._recorder.columns(settle)
+        tables = {"events": events, "steps": steps} | self._readings.columns(settle)
         if self._place.rank == head_of(self._spec):
-            tables["requests"] = request_columns(self._timings, self._requests)
-        for name, columns in tables.items():
-            self._folder.write_part(name, self._place.rank, columns)
-        self._folder.write_json(
-            f"ranks/{self._place.rank}.json",
-            about(self._seat, self._requests, self._clock, self._snapshot.said),
-        )
+            tables["requests"] = request_columns(self._timings, self._requests, settle)
+        said = {"profiled": self._profiled, "snapshot": self._snapshot.said}
+        own = about(self._seat, self._requests, self._clock, **said)
+        write_own(self._folder, self._place.rank, tables, own)
         self._control.barrier()
         if self._place.rank == 0:
-            self._join()
+            join(self._folder, self._place.world)
         self._control.barrier()
         self._live.stage("finished")
 
@@ -220,13 +221,13 @@ class Execution:
                 ahead=0,
             )
         window.close()
+        self._profiled = window.line
 
     def _take_snapshot(self) -> None:
         """One more warm-up, graphs included, with the history of all that it allocates."""
-        if self._snapshot.possible:
-            with self._snapshot.recording(), self._plan(self._spec) as plan:
-                self._warm_up(plan)
-                self._snapshot.write()
+        with self._snapshot.recording(), self._plan(self._spec) as plan:
+            self._warm_up(plan)
+            self._snapshot.write()
 
     def _transient(self, act: Callable[[], None]) -> None:
         """Do it; on CPU also measure the highest transient use of memory."""
@@ -241,9 +242,3 @@ class Execution:
 
     def _first_decode(self) -> int:
         return next((step.index for step in self._steps() if step.kind == "decode"), 0)
-
-    def _join(self) -> None:
-        self._folder.merge_parts()
-        ranks = [self._folder.read_json(f"ranks/{r}.json") for r in range(self._place.world)]
-        self._folder.write_json("environment.json", {"ranks": ranks})
-        write_merged(self._folder)

@@ -64,12 +64,14 @@ class Readings:
         self.memory.read(repeat, step.index, self._unix_ns())
         return True
 
-    def columns(self) -> dict[str, dict[str, Any]]:
-        """Table -> its columns."""
+    def columns(self, settle: Callable[[int], int]) -> dict[str, dict[str, Any]]:
+        """Table -> its columns; `settle`: see `HostClock.settle`."""
+        energy = self._energy.columns()
+        times = {name: list(map(settle, energy[name])) for name in ("begin_ns", "end_ns")}
         return {
-            "memory": self.memory.columns(),
+            "memory": self.memory.columns(settle),
             "kv": self._kv.columns(),
-            "energy": self._energy.columns(),
+            "energy": energy | times,
         }
 
     def _unix_ns(self) -> int:

@@ -135,15 +135,11 @@ def test_a_span_that_served_several_exchanges_is_one_slice_that_all_of_them_reac
     assert {e["name"] for e in inside} == {at["channel"], "3>1"}
 
 
-def test_clocks_that_may_be_apart_are_told_with_their_ranks(tmp_path):
-    run = write_run(tmp_path)
-    ranks = [{"rank": rank, "clock_uncertainty_ns": 4_200 * (rank > 1)} for rank in range(4)]
-    found = RunFolder(run.path)
-    found.write_json("environment.json", {"ranks": ranks})
-    trace = load(found)
-    assert trace["otherData"]["clock"] == {
-        "uncertainty_ns": {"0": 0, "1": 0, "2": 4_200, "3": 4_200}
-    }
+def test_clocks_that_may_be_apart_are_told_with_their_ranks(folder):
+    bounds = {str(rank): 4_200 * (rank > 1) for rank in range(4)}
+    write_merged(folder, {"uncertainty_ns": bounds, "notes": ["rank 3: asked in vain"]})
+    trace = orjson.loads(gzip.decompress((folder.path / NAME).read_bytes()))
+    assert trace["fapool"] == {"uncertainty_ns": bounds, "notes": ["rank 3: asked in vain"]}
     names = [e["args"]["name"] for e in trace["traceEvents"] if e["name"] == "process_name"]
     assert names[1:3] == ["rank 1 · base", "rank 2 · pool · clock ± 4.2 µs"]
 
@@ -154,7 +150,7 @@ def test_what_no_viewer_would_open_is_left_out_on_all_ranks_alike(folder):
     slices = [e for e in trace["traceEvents"] if e["ph"] == "X"]
     spans = [e for e in slices if e["cat"] != "step"]
     assert 90 <= len(spans) <= 100
-    (note,) = trace["otherData"]["notes"]
+    (note,) = trace["fapool"]["notes"]
     assert note.startswith(f"only the first {len(spans)} of {len(rows(folder, 'events'))} spans")
     latest = max(nanoseconds(e, EPOCH_NS)[0] for e in spans)
     left_out = [row for row in rows(folder, "events") if row["start_ns"] > latest]
@@ -208,11 +204,33 @@ def test_slices_of_a_stream_nest_or_are_disjoint_too(with_kernels):
         assert nest_or_are_disjoint(slices[:300])
 
 
+def test_traces_are_moved_to_the_clock_of_the_tables(with_kernels, tmp_path):
+    spec = small_spec(plan=FAPool(base=1, pool=1, threshold=64))
+    run = write_run(tmp_path, spec)
+    for path in GPU_TRACES.glob("rank*"):
+        shutil.copy(path, run.path / "trace" / path.name)
+    folder = RunFolder(run.path)
+    clocks = [{"profiler": {"offset_ns": 1_500}}, {"profiler": None}]
+    ranks = [{"rank": rank, "clock": clock} for rank, clock in enumerate(clocks)]
+    folder.write_json("environment.json", {"ranks": ranks})
+    moved = load(folder)
+    for rank, by in ((0, 1_500), (1, 0)):
+        before, after = (
+            [e["ts"] for e in trace["traceEvents"] if on_a_stream(e, rank)]
+            for trace in (with_kernels, moved)
+        )
+        assert after == pytest.approx([ts + by / 1000 for ts in before], abs=1e-2)
+
+
+def on_a_stream(event: dict, rank: int) -> bool:
+    return event["ph"] == "X" and event["pid"] == rank and event["tid"] % 10_000 >= 1000
+
+
 def test_a_trace_that_cannot_be_read_is_said_and_the_rest_is_there(tmp_path):
     run = write_run(tmp_path)
     (run.path / "trace" / "rank0.1.pt.trace.json.gz").write_bytes(b"no trace at all")
     trace = load(RunFolder(run.path))
-    (note,) = trace["otherData"]["notes"]
+    (note,) = trace["fapool"]["notes"]
     assert note.startswith("rank0.1.pt.trace.json.gz")
     assert len([e for e in trace["traceEvents"] if e["ph"] == "X"]) > 100
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +64,41 @@ def play(rank: int, port: int, name: str, spec: str, requests: list) -> dict[str
         }
 
 
-def run(rank: int, port: int, name: str, spec: str, folder: str) -> tuple[str, list] | None:
-    """`rank.run`, with all that it publishes; the newest of rank 0 also under `progress`."""
+@contextmanager
+def delayed(phase: Phase, seconds: float) -> Iterator[None]:
+    """Meanwhile spans of `phase` begin with a sleep, in all of this process."""
+    opens = Recorder.span
+
+    @contextmanager
+    def slow(span) -> Iterator[None]:
+        with span:
+            time.sleep(seconds)
+            yield
+
+    def span(self, name: Phase, **labels: Any):
+        found = opens(self, name, **labels)
+        return slow(found) if name is phase else found
+
+    Recorder.span = span
+    try:
+        yield
+    finally:
+        Recorder.span = opens
+
+
+def run(
+    rank: int, port: int, name: str, spec: str, folder: str, delay: dict | None = None
+) -> tuple[str, list] | None:
+    """`rank.run`, with all that it publishes; the newest of rank 0 also under `progress`.
+
+    `delay`: what every span of a `phase` on a `rank` takes longer, by `seconds`.
+    """
     spec, samples = parse(spec), []
     if rank >= spec.plan.world:
         return None
+    if delay and delay["rank"] == rank:
+        with delayed(Phase(delay["phase"]), delay["seconds"]):
+            return run(rank, port, name, spec.to_json(), folder)
     store = dist.TCPStore(HOST, port, is_master=False)
 
     def publish(sample) -> None:
