@@ -3,6 +3,7 @@
     torchrun --nproc-per-node 4 benchmarks/decode.py --out results            # or 2
     torchrun --nproc-per-node 2 benchmarks/decode.py --out results --plans fapool \
         --only paper-4l,64,16384
+    torchrun --nproc-per-node 2 benchmarks/decode.py --out results --plans shared hierarchical
 
 The paper's 4-layer model in bf16, with as many KV heads as query heads (MHA) or one (MQA). A row
 says the median of the decode steps of rank 0 without spans in them, with their 10th and 90th
@@ -25,7 +26,7 @@ from pathlib import Path
 from targets import record
 
 from fapool.cli.run import run_spec
-from fapool.forecast.memory import weight_bytes
+from fapool.forecast.memory import footprint, weight_bytes
 from fapool.spec import Capture, FAPool, Model, RunSpec, Static, Workload
 from fapool.store import Run, Store
 from fapool.topology import lent_deal, place
@@ -33,6 +34,8 @@ from fapool.topology import lent_deal, place
 BANDWIDTH = 4.45e12  # bytes/s
 THRESHOLD = 2048
 JOINT = {8192: 0.93, 16384: 0.97, 32768: 0.97}  # context -> target of the joint base's speed
+OPTIONS = "shared hierarchical"  # of FA Pool, measured only where they are asked for
+ROOM = 120 * 2**30  # bytes of a GPU; where each pool rank has all keys, not every point fits
 BELOW = 4096  # a context that a threshold of its own keeps at home
 GRID = (  # model, batch, context
     ("paper-4l", 1, 4096),
@@ -58,6 +61,13 @@ def plans(ranks: int) -> list:
     return [Static(tp=ranks), *helixes(ranks), *pools]
 
 
+def options_of(ranks: int, name: str) -> list:
+    """FA Pool with one of `OPTIONS`."""
+    option = {"kv" if name == "shared" else "reduction": name}
+    splits = [base for base in (1, 2) if base < ranks]
+    return [FAPool(base=b, pool=ranks - b, threshold=THRESHOLD, **option) for b in splits]
+
+
 def helixes(ranks: int) -> list:
     """Helix over all ranks, by sequence alone and by half."""
     try:
@@ -76,11 +86,25 @@ def spec_of(model: str, plan, batch: int, context: int, options) -> RunSpec:
         workload=Workload(batch=batch, context=context, output=options.output),
         device="cuda",
         backend=options.backend,
-        transport=options.transport,
+        transport="messages" if _merges(plan) else options.transport,
         graphs=not options.eager,
         warmup=0,
         capture=Capture(spans=options.spans, memory=False),
     )
+
+
+def _merges(plan) -> bool:
+    """Whether its partials are merged in nodes, by messages."""
+    return getattr(plan, "reduction", "flat") == "hierarchical"
+
+
+def _copies(spec: RunSpec) -> bool:
+    """Whether each pool rank has all keys of a request."""
+    return getattr(spec.plan, "kv", "sharded") == "shared"
+
+
+def _fits(spec: RunSpec) -> bool:
+    return max(sum(owned.values()) for owned in footprint(spec)) <= ROOM
 
 
 def floor_ms(spec: RunSpec) -> float:
@@ -93,10 +117,11 @@ def floor_ms(spec: RunSpec) -> float:
         return max(read) / BANDWIDTH * 1e3
     deal = lent_deal(spec, range(max(at.keeper for at in places) + 1))
     weights = max(read_bytes(model, at) for at in places)
-    shares = {
-        at.rank: kv * _heads(spec, at) * deal.pattern.count(at.keeper) / len(deal.pattern)
-        for at in places
-    }
+    turns = {k: deal.pattern.count(k) / len(deal.pattern) for k in {at.keeper for at in places}}
+    if deal.copied:  # the busiest attends for so many of the requests
+        busiest = -(-work.batch // len(deal.pattern)) / work.batch
+        turns = {keeper: busiest * (keeper in deal.keepers) for keeper in turns}
+    shares = {at.rank: kv * _heads(spec, at) * turns[at.keeper] for at in places}
     if not spec.plan.base_attends:
         return (weights + max(shares.values())) / BANDWIDTH * 1e3
     # The base could take less of the keys than it does, so that all ranks end together.
@@ -156,8 +181,11 @@ def points(options, ranks: int) -> list[RunSpec]:
     """All that is to be run."""
     wanted = set(options.only or ())
     grid = [g for g in GRID if not wanted or "{},{},{}".format(*g) in wanted]
-    named = [p for p in plans(ranks) if not options.plans or p.kind in options.plans]
+    wished = options.plans or ("static", "helix", "fapool")
+    named = [p for p in plans(ranks) if p.kind in wished]
+    named += [p for name in OPTIONS.split() if name in wished for p in options_of(ranks, name)]
     specs = [spec_of(*(g[0], plan, *g[1:]), options) for g in grid for plan in named]
+    specs = [spec for spec in specs if not _copies(spec) or _fits(spec)]
     if not wanted or f"paper-4l,64,{BELOW}" in wanted:
         for plan in (Static(), FAPool(base=1, pool=ranks - 1, threshold=2 * BELOW)):
             specs += [spec_of("paper-4l", plan, batch, BELOW, options) for batch in (1, 64)]
@@ -234,7 +262,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--output", type=int, default=64, help="tokens generated per request")
     parser.add_argument("--only", nargs="*", help="points, as model,batch,context")
-    parser.add_argument("--plans", nargs="*", help="kinds: static helix fapool")
+    parser.add_argument("--plans", nargs="*", help="static helix fapool; if asked " + OPTIONS)
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--transport", default="auto")
     parser.add_argument("--spans", action="store_true", help="sample steps with events in them")

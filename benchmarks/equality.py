@@ -29,9 +29,13 @@ PLANS = (
     FAPool(base=1, pool=3, threshold=2048),
     FAPool(base=2, pool=2, threshold=2048),
     FAPool(base=1, pool=3, threshold=2048, lease_ranks=2),
+    FAPool(base=1, pool=3, threshold=2048, kv="shared"),
+    FAPool(base=2, pool=2, threshold=2048, kv="shared"),
+    FAPool(base=1, pool=3, threshold=2048, reduction="hierarchical"),
+    FAPool(base=2, pool=2, threshold=2048, reduction="hierarchical"),
     FAPool(base=2, pool=1, threshold=2048),
 )
-BACKENDS = ("reference", "aten", "cudnn", "flash_attn")
+BACKENDS = ("reference", "aten", "cudnn", "cudnn_tiled", "flash_attn")
 MODELS = ("paper-4l", "paper-4l-gqa", "paper-4l-mqa")
 
 
@@ -74,10 +78,10 @@ def main() -> None:
         "rows": rows,
     }
     (options.out / "equality.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(f"\n{'model':14}{'plan':14}{'backend':12}{'passed':>8}{'error':>12}")
+    print(f"\n{'model':14}{'plan':28}{'backend':12}{'passed':>8}{'error':>12}")
     for r in rows:
         error = f"{r['error']:.2e}" if "error" in r else "failed"
-        print(f"{r['model']:14}{r['plan']:14}{r['backend']:12}{r['passed']!s:>8}{error:>12}")
+        print(f"{r['model']:14}{r['plan']:28}{r['backend']:12}{r['passed']!s:>8}{error:>12}")
 
 
 if __name__ == "__main__":

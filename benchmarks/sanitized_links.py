@@ -5,6 +5,7 @@ shapes:  B rows, H heads, K KV heads, D head dim
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -12,13 +13,14 @@ from sanitized import HALF, LIMIT, Case, draw, moved, partials, same, wide, wors
 from torch import Tensor
 
 from fapool.instrument.recorder import no_span
+from fapool.runtime.attention.base import Unmerged
 from fapool.runtime.exchange.layout import base_places, pool_places
 from fapool.runtime.exchange.link import route
 from fapool.runtime.exchange.link_spans import LinkSpans
 from fapool.runtime.exchange.reduction import KINDS
 from fapool.runtime.exchange.symmetric import SymmetricBaseLink, SymmetricPoolLink
 from fapool.runtime.kernels.reduction import small_sum
-from fapool.runtime.partial import merge
+from fapool.runtime.partial import Partial, merge
 from fapool.spec import FAPool, Model, RunSpec, Workload
 
 POLLS = 1 << 20  # then a kernel that waits traps
@@ -77,12 +79,24 @@ def exchanged(
     base.ask(layer, *(x.to(device) for x in (q, k, v)))
     got = pool.queries(layer, (*there, slots.int().to(device)))
     found = [*(x.clone() for x in got), there]
-    pool.answer(layer, moved(answer, device))
+    if layer and pool.takes_items:
+        pool.answer_items(layer, items_of(answer, device))
+    else:
+        pool.answer(layer, moved(answer, device))
     found.append(base.collect(layer, moved(own, device) if layer else None))
     for cache, x in zip(pages, (k, v), strict=True):
         cache.view(-1, kv_heads, dim)[slots[slots >= 0]] = x[slots >= 0]
     merged = merge([wide(answer), wide(own)] if layer else [wide(answer)]).out
     return list(zip(found, (q, k, v, pages, merged), strict=True))
+
+
+def items_of(part: Partial, device: torch.device) -> Unmerged:
+    """Two items of every row that merge to a partial."""
+    rows, pairs = len(part.out), 2
+    out = wide(part).out.float().repeat_interleave(pairs, dim=0)
+    lse = (part.lse - math.log(pairs)).repeat_interleave(pairs, dim=0)
+    first = torch.arange(0, pairs * rows + 1, pairs, dtype=torch.int32)
+    return Unmerged(*(x.to(device) for x in (out, lse, first)))
 
 
 def sums(dtype: torch.dtype, device: torch.device) -> dict:
@@ -107,6 +121,7 @@ def sums(dtype: torch.dtype, device: torch.device) -> dict:
 
 CASES: dict[str, Case] = {
     "link": partial(links, 4, 2, 24),
+    "link, items merged as they are sent": partial(links, 4, 2, 32),
     "small sum": partial(sums, HALF),
     "small sum, fp32": partial(sums, torch.float32),
 }

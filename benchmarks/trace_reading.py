@@ -3,12 +3,13 @@
     python benchmarks/trace_reading.py                          4 ranks x 1,000,000 events
     python benchmarks/trace_reading.py --events 100000 --out /tmp/trial
 
-Traces of ranks that train are made (`trace_making.py`), read and broken down by either in a process
-of its own, imports included; its memory is the highest sum of the resident sets of it and its
-children, read every 20 ms, pages that they share counted for each. Then both answers are compared
-on these traces and on those under `--traces`, over the kernels that HTA keeps. Prints the table
-last; writes `trace-reading.json`, and targets profiler.f (at full size only) and profiler.b.
-HTA is the package traceinsight; it needs about 8 minutes and 20 GB for 4 x 1 M.
+Traces of ranks that train are made (`trace_making.py`). `python -m fapool analyze` reads them and
+prints their breakdown; HTA loads them and gives its temporal breakdown and its overlap. Each is a
+process of its own, imports included; its memory is the highest sum of the resident sets of it and
+its children, read every 20 ms, pages that they share counted for each. Seconds of CPU are of all of
+them, too. Then both answers are compared on these traces and on those under `--traces`, over the
+kernels that HTA keeps. Prints the table last; writes `trace-reading.json`, and the targets
+profiler.f (at full size only) and profiler.b. HTA is the package traceinsight.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ from targets import record
 from trace_agreement import agreement, theirs
 from trace_making import write
 
-from fapool.analysis.traced import break_down
 from fapool.traces import read_folder
 
 ROOT = Path(__file__).parent.parent
@@ -39,12 +39,10 @@ SAMPLE = ROOT / "tests" / "data" / "h200-fapool-1-1" / "trace"
 RANKS, EVENTS = 4, 1_000_000
 FASTER, OF_MEMORY, APART_PERCENT = 12.0, 0.25, 0.1
 POLL_S = 0.02
-
-
-def ours(folder: Path) -> dict[str, Any]:
-    """What a user of fapool does: all ranks read and broken down."""
-    parted = break_down(read_folder(folder, processes=os.cpu_count() or 1).traces)
-    return {"steps": len(parted.steps), "notes": parted.notes}
+COMMANDS = {
+    "ours": ("-m", "fapool", "analyze"),
+    "hta": (str(Path(__file__)), "--hta-alone"),
+}
 
 
 def measured(who: str, folder: Path) -> dict[str, Any]:
@@ -53,7 +51,7 @@ def measured(who: str, folder: Path) -> dict[str, Any]:
     Raises:
         subprocess.CalledProcessError: it failed; its last lines are printed.
     """
-    command = [sys.executable, str(Path(__file__)), "--alone", who, str(folder)]
+    command = [sys.executable, *COMMANDS[who], str(folder)]
     environment = os.environ | {"HTA_DISABLE_NS_ROUNDING": "1", "PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryFile("w+") as said:
         before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
@@ -70,7 +68,8 @@ def measured(who: str, folder: Path) -> dict[str, Any]:
         print("\n".join(lines[-20:]), file=sys.stderr)
         raise subprocess.CalledProcessError(process.returncode, command)
     times = {"seconds": round(seconds, 2), "cpu_seconds": round(cpu, 2)}
-    return times | {"peak_bytes": peak, "found": json.loads(lines[-1])}
+    found = json.loads(lines[-1]) if who == "hta" else lines
+    return times | {"peak_bytes": peak, "found": found}
 
 
 def resident_bytes(pid: int) -> int:
@@ -116,11 +115,10 @@ def main() -> None:
     parser.add_argument("--traces", type=Path, default=SAMPLE, help="of GPUs, to compare on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--alone", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--hta-alone", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.alone:
-        who, folder = options.alone
-        print(json.dumps({"ours": ours, "hta": theirs}[who](Path(folder))))
+    if options.hta_alone:
+        print(json.dumps(theirs(options.hta_alone)))
         return
     with tempfile.TemporaryDirectory() as made:
         names = kernel_names()

@@ -1,10 +1,10 @@
 """How much of a leased request's keys the base keeps where it attends as well: arithmetic.
 
 Decode and prefill want different shares, and the blocks of a request are dealt once. In a decode
-step all ranks read keys for as long; in a prefill the base has the products to do besides, and at
-128 K under FAPool(1,3) ought to keep a fiftieth instead of a quarter of the keys. Decode fixes the
-deal: its steps repeat, and who asked for tokens waits in each of them. Prefill fixes it only where
-nothing is decoded at all (one token of output).
+step all ranks read keys for as long; in a prefill the base has the products to do besides, and as
+a prompt grows they weigh less and less beside attention. Decode fixes the deal: its steps repeat,
+and who asked for tokens waits in each of them. Prefill fixes it only where nothing is decoded at
+all (one token of output).
 
 A decode step is bound by bytes. Done whole, the base multiplies before and after all attend; done
 in two halves, it reads its weights twice and the pool never waits for it:
@@ -20,10 +20,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import gcd
 
+from fapool.pieces import piece_rows
 from fapool.spec import RunSpec, Workload
 
 ATTENTION_COST = 790 / 600
 """Time of an operation of attention over that of one in a product, both at their best (H200)."""
+
+TOKEN_COST = 1.3
+"""Time of all that a base does for a token but attend, over that of its products at their best."""
 
 LONGEST_TURN = 16
 """Blocks of a column in one round, at most."""
@@ -96,20 +100,25 @@ def only_prefills(spec: RunSpec) -> bool:
     return isinstance(spec.workload, Workload) and spec.workload.output == 1
 
 
-def prefill_weights(spec: RunSpec, columns: int, pool_ranks: int) -> tuple[int, int]:
-    """(blocks of the base, blocks of each column) in a round, so that a prefill keeps all busy.
+def prefill_turns(spec: RunSpec, columns: int, pool_ranks: int) -> tuple[int, tuple[int, int]]:
+    """(blocks that open a request, all of them the columns'; blocks of the base and of each column
+    in the rounds after these), so that a prefill keeps all busy from its first token to its last.
 
-    The base's ranks multiply, attend every chunk over itself and their share over what came before;
-    the `pool_ranks` behind the `columns` of a lease attend the rest.
+    The base's ranks multiply, and attend every piece over itself and their share over what came
+    before; the `pool_ranks` behind the `columns` of a lease attend the rest. For a token that comes
+    after n others, of which the base keeps s, that takes (a token's products and its piece p, an
+    attended key a, base ranks b, pool ranks r)
+
+        base (p + a s) / b,  pool a (n - s) / r;  alike where s = (a b n - p r) / a (b + r)
+
+    Up to n = r p / (a b) the base has more to do although it keeps nothing: these blocks open the
+    request. From there on it keeps b of b + r.
     """
-    model, length = spec.model, spec.workload.context
+    model, base = spec.model, spec.plan.base
     kv_width, width = model.kv_heads * model.head_dim, model.heads * model.head_dim
-    products = 2 * length * model.hidden * (2 * width + 2 * kv_width + 2 * model.ffn)
-    attention = 2 * length**2 * width * ATTENTION_COST
-    chunk = min(1.0, spec.prefill_chunk / length)
-    before = attention * (1 - chunk)
-    base = spec.plan.base
-    share = (base * (products + attention) / (base + pool_ranks)) - products - attention * chunk
-    share = min(share / before, 0.99) if before else 0.0
-    per_column = Fraction(max(0.0, share * columns / (1 - share))).limit_denominator(LONGEST_TURN)
-    return per_column.numerator, per_column.denominator
+    key = 4 * width * ATTENTION_COST
+    token = TOKEN_COST * 2 * model.hidden * (2 * width + 2 * kv_width + 2 * model.ffn)
+    token += key * piece_rows(spec) / 2
+    opening = round(pool_ranks * token / (base * key) / spec.block)
+    common = gcd(base * columns, pool_ranks)
+    return opening, (base * columns // common, pool_ranks // common)

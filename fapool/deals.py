@@ -8,6 +8,7 @@ known without a message:
                                 keeper  0 1 2 0 1 2 0       keeper 0 has blocks 0, 3, 6
 
 A keeper numbers what it has from 0: its tokens are packed, and only its last block is part full.
+Blocks may be copied to all keepers instead; then queries are shared out, not keys.
 """
 
 from __future__ import annotations
@@ -22,9 +23,14 @@ BASE = -1
 
 @dataclass(frozen=True)
 class Deal:
-    """Block b belongs to keeper `pattern[b % len(pattern)]`."""
+    """Block b belongs to keeper `pattern[b % len(pattern)]`; `copied`: every keeper has it.
+
+    What is copied is attended by `reader` alone in a decode step.
+    """
 
     pattern: tuple[int, ...]
+    copied: bool = False
+    reader: int | None = None
 
     def __post_init__(self) -> None:
         assert self.pattern, "blocks dealt to nobody"
@@ -35,8 +41,16 @@ class Deal:
         return tuple(dict.fromkeys(self.pattern))
 
     def owner(self, block: int) -> int:
-        """The keeper of block `block`."""
+        """The keeper whose turn block `block` is: the only one, unless blocks are copied."""
         return self.pattern[block % len(self.pattern)]
+
+    def keeps(self, block: int, keeper: int) -> bool:
+        """Whether block `block` lies with `keeper`."""
+        return keeper in self.keepers if self.copied else self.owner(block) == keeper
+
+    def reads(self, keeper: int) -> bool:
+        """Whether `keeper` attends over what it has in a decode step."""
+        return not self.copied or keeper == self.reader
 
     def blocks(self, number: int, keeper: int) -> int:
         """How many of the first `number` blocks lie with `keeper`."""
@@ -48,19 +62,21 @@ class Deal:
         """How many of the first `length` tokens lie with `keeper`; `block` tokens a block."""
         full, rest = divmod(length, block)
         held = self.blocks(full, keeper) * block
-        return held + rest if rest and self.owner(full) == keeper else held
+        return held + rest if rest and self.keeps(full, keeper) else held
 
     def local(self, position: int, block: int, keeper: int) -> int:
         """Which of `keeper`'s tokens the token at `position` is; -1: it lies elsewhere."""
         number, rest = divmod(position, block)
-        return self.blocks(number, keeper) * block + rest if self.owner(number) == keeper else -1
+        return self.blocks(number, keeper) * block + rest if self.keeps(number, keeper) else -1
 
     def ahead(self, keeper: int) -> list[int]:
-        """How many of the pattern's first i places are `keeper`'s, for i = 0 .. its length."""
+        """How many of the first i blocks lie with `keeper`, for i = 0 .. the pattern's length."""
         return self._ahead.get(keeper) or [0] * (len(self.pattern) + 1)
 
     @cached_property
     def _ahead(self) -> dict[int, list[int]]:
+        if self.copied:
+            return {keeper: list(range(len(self.pattern) + 1)) for keeper in self.keepers}
         return {keeper: _running(self.pattern, keeper) for keeper in self.keepers}
 
 

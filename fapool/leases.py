@@ -5,7 +5,7 @@ No torch, no clock, no collective: every rank keeps the same book by the same ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fapool.schedule import Segment, Step
@@ -18,6 +18,21 @@ class Lease:
     request: int
     columns: tuple[int, ...]
     tokens: int
+
+
+def readers(leases: Iterable[Lease], tokens: Mapping[int, int]) -> dict[int, int]:
+    """Request -> the column that attends for it, where every column of its lease has its keys.
+
+    By `tokens` of each request: the longest first, to that of its columns with the fewest to read.
+    A function of its arguments alone: all ranks find the same.
+    """
+    load: dict[int, int] = {}
+    found = {}
+    for lease in sorted(leases, key=lambda lease: (-tokens[lease.request], lease.request)):
+        column = min(lease.columns, key=lambda column: (load.get(column, 0), column))
+        load[column] = load.get(column, 0) + tokens[lease.request]
+        found[lease.request] = column
+    return found
 
 
 @dataclass

@@ -170,6 +170,24 @@ ENERGY = _table(
 )
 """What one rank's device took in one repeat; no row where nothing tells."""
 
+TRACED = -2
+"""`repeat` of the steps that torch.profiler traced, in tables of their own."""
+
+REPLAY = "replay"
+"""Phase and category of the range that a trace has around the replay of a graph: no span's."""
+
+PER_STEP = 1 << 20
+"""More exchanges than one graph holds on a channel."""
+
+
+def replayed_sequence(step: int, sequence: int) -> int:
+    """The number that an exchange of a graph bears in the replay of one step, on all ranks.
+
+    `sequence`: the one that it has in the graph, of its capture, alike in every replay.
+    """
+    return step * PER_STEP + sequence % PER_STEP
+
+
 TABLES = {
     "events": EVENTS,
     "steps": STEPS,
@@ -179,3 +197,8 @@ TABLES = {
     "energy": ENERGY,
 }
 """File stem in a run folder -> schema."""
+
+TRACED_TABLES = {"traced_events": EVENTS, "traced_steps": STEPS}
+"""What live spans say of the steps that a profiler traced: there if any were."""
+
+SCHEMAS = TABLES | TRACED_TABLES

@@ -20,9 +20,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from math import gcd
 
-from fapool.balance import decode_weights, only_prefills, prefill_weights
+from fapool.balance import decode_weights, only_prefills, prefill_turns
 from fapool.deals import BASE, HOME, Deal, weighted
 from fapool.errors import SpecError
 from fapool.phases import Role
@@ -49,6 +50,12 @@ class Place:
     keeper: int = BASE  # whose KV blocks it holds: a pool rank those of its column
     kv_peers: tuple[int, ...] = ()  # ranks of its heads with a share of the blocks each, by keeper
     partners: tuple[int, ...] = ()  # pool ranks of a base rank's heads, by column; or the reverse
+    teams: tuple[tuple[int, ...], ...] = ()  # columns whose partials of its heads come merged
+
+    @property
+    def team(self) -> tuple[int, ...]:
+        """The columns of a pool rank's team, its own among them."""
+        return next(team for team in self.teams if self.keeper in team)
 
     @property
     def is_first(self) -> bool:
@@ -65,7 +72,7 @@ def place(spec: RunSpec, rank: int) -> Place:
     """The place of `rank` (0 <= rank < spec.plan.world)."""
     assert 0 <= rank < spec.plan.world, f"rank {rank} outside of {spec.plan}"
     if isinstance(spec.plan, FAPool):
-        return _place_fapool(spec.model, spec.plan, rank)
+        return _place_fapool(spec, spec.plan, rank)
     if isinstance(spec.plan, Helix):
         return _place_helix(spec.model, spec.plan, rank)
     tp, pp, model = spec.plan.tp, spec.plan.pp, spec.model
@@ -82,26 +89,44 @@ def place(spec: RunSpec, rank: int) -> Place:
     )
 
 
-def _place_fapool(model: Model, plan: FAPool, rank: int) -> Place:
+def _place_fapool(spec: RunSpec, plan: FAPool, rank: int) -> Place:
+    model = spec.model
     groups, columns = pool_mesh(model, plan)
     per_group = plan.base // groups
+    group = rank // per_group if rank < plan.base else (rank - plan.base) % groups
     common = {"rank": rank, "world": plan.world, "layers": range(model.layers)}
+    common["teams"] = _teams(spec, plan, group)
     if rank < plan.base:
-        group = rank // per_group
         partners = tuple(plan.base + column * groups + group for column in range(columns))
         peers = tuple(range(plan.base))
         slices = _slices(model, plan.base, rank)
         return Place(role=Role.BASE, tp_peers=peers, partners=partners, **common, **slices)
-    column, group = divmod(rank - plan.base, groups)
     return Place(
         role=Role.POOL,
         tp_peers=(),
         group=group,
-        keeper=column,
+        keeper=(rank - plan.base) // groups,
         partners=tuple(range(group * per_group, (group + 1) * per_group)),
         **common,
         **(_slices(model, groups, group) | dict.fromkeys(("out_heads", "ffn", "vocab"), range(0))),
     )
+
+
+def _teams(spec: RunSpec, plan: FAPool, group: int) -> tuple[tuple[int, ...], ...]:
+    """Columns by the node of their rank of a head group; each alone where nothing is merged."""
+    groups, columns = pool_mesh(spec.model, plan)
+    if plan.reduction == "flat":
+        return tuple((column,) for column in range(columns))
+    teams: dict[int, tuple[int, ...]] = {}
+    for column in range(columns):
+        node = node_of(spec, plan.base + column * groups + group)
+        teams[node] = (*teams.get(node, ()), column)
+    return tuple(teams.values())
+
+
+def node_of(spec: RunSpec, rank: int) -> int:
+    """The number of the node that a rank is on."""
+    return rank // (spec.ranks_per_node or spec.plan.world)
 
 
 def _place_helix(model: Model, plan: Helix, rank: int) -> Place:
@@ -155,19 +180,31 @@ def home_deal(spec: RunSpec) -> Deal:
 
 
 def lent_deal(spec: RunSpec, columns: Sequence[int]) -> Deal:
-    """How the blocks of a request leased on `columns` are dealt: to them in turn.
+    """How the blocks of a request leased on `columns` are dealt: to them in turn, or all to each.
 
     Where the base attends as well, its share is such that decode steps are shortest; where nothing
-    is decoded, such that base and columns end a prefill together. Maybe it keeps none.
+    is decoded, such that base and columns are busy throughout a prefill. Maybe it keeps none.
     """
     model, plan = spec.model, spec.plan
     if not plan.base_attends:
-        return Deal(tuple(columns))
+        return Deal(tuple(columns), copied=plan.kv == "shared")
     groups, _ = pool_mesh(model, plan)
     if only_prefills(spec):
-        kept, turn = prefill_weights(spec, len(columns), len(columns) * groups)
-    else:
-        kept, turn = decode_weights(spec, len(columns), groups)
+        return _prefill_deal(spec, columns, groups)
+    kept, turn = decode_weights(spec, len(columns), groups)
+    return _in_turn(kept, turn, columns)
+
+
+def _prefill_deal(spec: RunSpec, columns: Sequence[int], groups: int) -> Deal:
+    """One round that is as long as a request: at first its blocks are the columns' alone."""
+    opening, (kept, turn) = prefill_turns(spec, len(columns), len(columns) * groups)
+    number = -(-spec.workload.context // spec.block)
+    later = cycle(_in_turn(kept, turn, columns).pattern)
+    owners = [columns[b % len(columns)] if b < opening else next(later) for b in range(number)]
+    return Deal(tuple(owners))
+
+
+def _in_turn(kept: int, turn: int, columns: Sequence[int]) -> Deal:
     own = [(BASE, kept)] if kept else []
     return weighted([*own, *((column, turn) for column in columns)])
 

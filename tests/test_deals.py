@@ -50,6 +50,26 @@ def test_who_is_no_keeper_has_nothing(deal, length, block):
     assert deal.local(length, block, 5) == -1
 
 
+COLUMNS = st.lists(st.integers(0, 4), min_size=1, max_size=5, unique=True).map(tuple)
+
+
+@given(COLUMNS, st.integers(0, 200), BLOCKS)
+def test_what_is_copied_lies_whole_and_in_order_with_each_of_its_keepers(columns, length, block):
+    deal = Deal(columns, copied=True)
+    for keeper in columns:
+        assert deal.tokens(length, block, keeper) == length
+        found = [deal.local(position, block, keeper) for position in range(length)]
+        assert found == list(range(length))
+    assert deal.tokens(length, block, 5) == deal.blocks(length, 5) == 0
+    assert deal.local(length, block, 5) == -1
+
+
+def test_what_is_copied_is_attended_by_its_reader_alone_and_what_is_dealt_by_all():
+    copied, dealt = Deal((0, 1, 2), copied=True, reader=1), Deal((0, 1, 2))
+    assert [copied.reads(keeper) for keeper in (BASE, 0, 1, 2)] == [False, False, True, False]
+    assert all(dealt.reads(keeper) for keeper in (BASE, 0, 1, 2))
+
+
 WEIGHTS = st.lists(st.integers(1, 8), min_size=1, max_size=5)
 
 

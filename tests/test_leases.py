@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fapool import schedule
-from fapool.leases import LeaseBook
+from fapool.leases import Lease, LeaseBook, readers
 from fapool.workload import Request
 
 LENGTHS = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 30)), max_size=10)
@@ -46,6 +46,38 @@ def test_every_long_request_is_leased_once_and_nothing_stays_out(
     ]
     assert sorted(map(str, granted)) == sorted(map(str, returned))
     assert book.load == [0] * columns and not book.leases
+
+
+WIDTHS = st.lists(st.integers(0, 4), min_size=1, max_size=5, unique=True).map(sorted).map(tuple)
+
+
+@given(st.lists(st.tuples(WIDTHS, st.integers(1, 1000)), max_size=20), st.randoms())
+def test_every_request_is_attended_by_a_column_of_its_lease_whatever_the_order(rows, random):
+    leases = [Lease(request, columns, 0) for request, (columns, _) in enumerate(rows)]
+    tokens = {request: number for request, (_, number) in enumerate(rows)}
+    found = readers(leases, tokens)
+    assert set(found) == set(tokens)
+    assert all(found[lease.request] in lease.columns for lease in leases)
+    random.shuffle(leases)
+    assert readers(leases, tokens) == found
+
+
+@given(st.lists(st.integers(1, 1000), min_size=1, max_size=24), st.integers(1, 5))
+def test_no_column_of_equal_leases_reads_more_than_a_request_beyond_the_least_loaded(
+    lengths, columns
+):
+    leases = [Lease(request, tuple(range(columns)), 0) for request in range(len(lengths))]
+    load = [0] * columns
+    for request, column in readers(leases, dict(enumerate(lengths))).items():
+        load[column] += lengths[request]
+    assert max(load) - min(load) <= max(lengths)
+
+
+@pytest.mark.parametrize(("number", "columns"), [(1, 3), (7, 3), (64, 3), (5, 5)])
+def test_equal_requests_take_turns_over_the_columns(number, columns):
+    leases = [Lease(request, tuple(range(columns)), 0) for request in range(number)]
+    found = readers(leases, dict.fromkeys(range(number), 100))
+    assert [found[request] for request in range(number)] == [i % columns for i in range(number)]
 
 
 @pytest.mark.parametrize(

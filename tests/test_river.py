@@ -24,6 +24,7 @@ RIVER = {
     "fapool.paper": (1, "bed"),
     "fapool.spec": (1, "bed"),
     "fapool.balance": (2, "bed"),
+    "fapool.pieces": (2, "bed"),
     "fapool.workload": (2, "bed"),
     "fapool.topology": (2, "bed"),
     "fapool.schedule": (2, "bed"),

@@ -40,6 +40,8 @@ def fields(**changes) -> dict:
 PLANS = st.one_of(
     st.builds(Static, tp=st.sampled_from([1, 2, 4]), pp=st.integers(1, 2)),
     st.builds(FAPool, base=st.sampled_from([1, 2]), pool=st.integers(0, 6)),
+    st.builds(FAPool, pool=st.integers(1, 6), kv=st.sampled_from(["sharded", "shared"])),
+    st.builds(FAPool, pool=st.integers(1, 6), reduction=st.sampled_from(["flat", "hierarchical"])),
     st.builds(Helix, kvp=st.sampled_from([1, 2, 4]), tp=st.sampled_from([1, 2])),
 )
 WORKLOADS = st.one_of(
@@ -58,6 +60,7 @@ SPECS = st.builds(
     plan=PLANS,
     workload=WORKLOADS,
     backend=st.sampled_from(["auto", "reference", "cpu", "flash_attn"]),
+    ranks_per_node=st.one_of(st.none(), st.integers(1, 8)),
     seed=st.integers(0, 2**31 - 1),
     capture=st.builds(Capture, live_hz=st.floats(0.1, 20), profile_steps=st.integers(0, 9)),
 )
@@ -98,6 +101,9 @@ def test_the_fingerprint_names_what_is_run_and_not_what_it_is_called():
 def test_a_plan_is_called_by_its_sizes():
     assert str(Static(tp=2, pp=3)) == "Static(2,3)"
     assert str(FAPool(base=1, pool=3)) == "FAPool(1,3)"
+    assert str(FAPool(base=1, pool=3, kv="shared")) == "FAPool(1,3) shared"
+    merging = FAPool(base=1, pool=3, base_attends=True, reduction="hierarchical")
+    assert str(merging) == "FAPool(1,3) joint hierarchical"
     assert str(Helix(kvp=2, tp=2)) == "Helix(2,2)"
 
 
@@ -131,6 +137,7 @@ def test_a_spec_cannot_be_changed():
 
 
 SMALL = {"context": 96, "output": 4}
+MERGING = {"kind": "fapool", "pool": 2, "reduction": "hierarchical"}
 TRACE = {"kind": "trace", "path": "t.csv", "sample": 3}
 FEW = MODELS["tiny"] | {"heads": 12, "kv_heads": 12, "ffn": 96}
 ODD = MODELS["tiny"] | {"heads": 6, "kv_heads": 4}
@@ -162,6 +169,17 @@ ODD = MODELS["tiny"] | {"heads": 6, "kv_heads": 4}
         ({"plan": {"kind": "fapool", "pool": 1, "threshold": 0}}, "plan.threshold"),
         ({"plan": {"kind": "fapool", "pool": 2, "lease_ranks": 3}}, "plan.lease_ranks"),
         ({"plan": {"kind": "fapool", "base": 2, "base_attends": True}}, "plan.base_attends"),
+        ({"plan": {"kind": "fapool", "pool": 1, "kv": "copied"}}, "plan.kv"),
+        ({"plan": {"kind": "fapool", "pool": 1, "reduction": "tree"}}, "plan.reduction"),
+        ({"plan": {"kind": "fapool", "reduction": "hierarchical"}}, "plan.reduction"),
+        ({"plan": MERGING | {"kv": "shared"}}, "plan.reduction"),
+        ({"plan": MERGING, "transport": "symmetric"}, "transport"),
+        ({"ranks_per_node": 0}, "ranks_per_node"),
+        ({"plan": {"kind": "fapool", "kv": "shared"}}, "plan.kv"),
+        (
+            {"plan": {"kind": "fapool", "pool": 1, "kv": "shared", "base_attends": True}},
+            "plan.kv",
+        ),
         ({"workload": SMALL | {"context": 0}}, "workload.context"),
         ({"workload": SMALL | {"context": -5}}, "workload.context"),
         ({"workload": SMALL | {"context": float("nan")}}, "workload.context"),
@@ -214,6 +232,8 @@ def test_a_mistake_is_refused_by_the_name_of_its_field(changes, field):
         ({"plan": {"pp": 3}}, "at most model.layers = 2 stages"),
         ({"plan": {"kind": "fapool", "threshold": 15}}, "less than one KV block"),
         ({"plan": {"kind": "fapool", "base_attends": True}}, "plan.pool at least 1"),
+        ({"plan": {"kind": "fapool", "kv": "shared"}}, "plan.pool at least 1"),
+        ({"plan": MERGING, "transport": "symmetric"}, "choose auto or messages"),
         (
             {"plan": {"kind": "helix", "kvp": 2, "tp": 8}},
             "16 ranks share out model.heads = 8: choose",

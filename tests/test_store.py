@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fapool.errors import StoreError
-from fapool.phases import TABLES
+from fapool.phases import TABLES, TRACED_TABLES
 from fapool.store import PARTIAL, WHOLE, Run, RunFolder, Store
 from fapool.store.status import read_status
 from tests.synthetic import small_spec, write_run
@@ -49,6 +49,18 @@ def test_a_finished_run_gets_its_own_name_and_all_of_its_tables(folder):
     assert run.status.ended_at is not None
     assert [run.table(name).empty for name in TABLES] == [True] * len(TABLES)
     assert run.spec == small_spec()
+
+
+def test_tables_of_traced_steps_are_merged_where_some_rank_wrote_them(folder):
+    fill(folder)
+    for rank in (1, 0):
+        numbers = {name: [rank] for name in TRACED_TABLES["traced_steps"].names}
+        words = {"role": ["base"], "kind": ["decode"], "method": ["host clock"]}
+        folder.write_part("traced_steps", rank, numbers | words)
+    folder.merge_parts()
+    assert Run(folder.path).table("traced_steps")["rank"].tolist() == [0, 1]
+    with pytest.raises(StoreError, match="no table 'traced_events'"):
+        Run(folder.path).table("traced_events")
 
 
 @pytest.mark.parametrize("missing", WHOLE)

@@ -164,6 +164,36 @@ def test_a_lease_is_dealt_to_its_columns_alone_unless_the_base_attends(columns):
 
 
 @pytest.mark.parametrize(
+    ("base", "pool", "kv_heads", "per_node", "teams"),
+    [
+        (1, 3, 8, None, [((0, 1, 2),)] * 4),
+        (1, 3, 8, 2, [((0,), (1, 2))] * 4),  # nodes 0 1 | 2 3
+        (1, 7, 8, 4, [((0, 1, 2), (3, 4, 5, 6))] * 8),
+        (1, 3, 8, 1, [((0,), (1,), (2,))] * 4),
+        (2, 4, 8, 3, [((0,), (1,)), ((0, 1),)] * 3),  # two head groups: 0 1 2 | 3 4 5
+    ],
+)
+def test_columns_of_a_node_merge_what_they_have(base, pool, kv_heads, per_node, teams):
+    plan = FAPool(base=base, pool=pool, threshold=16, reduction="hierarchical")
+    spec = make_spec(plan, kv_heads=kv_heads).replace(ranks_per_node=per_node)
+    assert [at.teams for at in places(spec)] == teams
+    for at in places(spec)[base:]:
+        assert at.keeper in at.team
+
+
+def test_columns_merge_nothing_unless_that_is_asked_for():
+    spec = make_spec(FAPool(base=1, pool=3, threshold=16)).replace(ranks_per_node=4)
+    assert {at.teams for at in places(spec)} == {((0,), (1,), (2,))}
+
+
+@pytest.mark.parametrize("columns", [(0,), (2, 0), (0, 1, 2)])
+def test_each_column_of_a_lease_that_shares_keys_has_all_blocks(columns):
+    deal = lent_deal(make_spec(FAPool(pool=3, threshold=16, kv="shared")), columns)
+    assert deal.keepers == columns
+    assert [deal.blocks(10, column) for column in columns] == [10] * len(columns)
+
+
+@pytest.mark.parametrize(
     ("plan", "width"),
     [
         (Static(tp=2), 0),

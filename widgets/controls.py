@@ -153,6 +153,8 @@ def describe(spec: RunSpec) -> str:
     if not plan.pool:
         return f"<b>{plan}</b>: no pool, so nothing is ever leased."
     both = " The base attends beside it." * plan.base_attends
+    both += " Each pool rank has all of its keys." * (plan.kv == "shared")
+    both += " Partials are merged in each node first." * (plan.reduction == "hierarchical")
     lent = f"leased to the pool past {length_label(spec.threshold)} tokens"
     if not isinstance(work, Workload):
         return f"<b>{plan}</b>: requests are {lent}.{both}"

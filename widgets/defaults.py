@@ -36,9 +36,9 @@ DEFAULTS = {
     ),
     "cuda": Defaults(
         models=("paper-4l", "paper-4l-gqa", "paper-4l-mqa", "13b"),
-        backends=("auto", "triton", "flash_attn", "cudnn", "aten", "reference"),
+        backends=("auto", "triton", "flash_attn", "cudnn_tiled", "cudnn", "aten", "reference"),
         block=256,
-        prefill_chunk=2048,
+        prefill_chunk=8192,
         shortest=1024,
         longest=131_072,
         context=16_384,

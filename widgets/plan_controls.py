@@ -11,7 +11,12 @@ from widgets.panel import build
 from widgets.workload_controls import SLIDER
 
 FAPOOL, STATIC, HELIX = "FA Pool", "Static", "Helix"
-OWN = ("threshold", "pool", "base", "base_attends", "static", "helix")
+OWN = ("threshold", "pool", "base", "base_attends", "pool_keys", "static", "helix")
+KEYS = {  # of a leased request; what is said -> fields of the plan
+    "dealt out over the pool": {},
+    "dealt out, merged in nodes": {"reduction": "hierarchical"},
+    "all on each pool rank": {"kv": "shared"},
+}
 
 
 class PlanControls(ipywidgets.VBox):
@@ -32,11 +37,7 @@ class PlanControls(ipywidgets.VBox):
         )
         self.pool = build(ipywidgets.IntSlider, description="pool ranks", min=0, max=1, value=1)
         self.base = build(ipywidgets.SelectionSlider, description="base ranks", options=[1])
-        self.base_attends = build(
-            ipywidgets.Checkbox,
-            description="base attends too",
-            tooltip="the base keeps a share of a leased request's keys and attends beside the pool",
-        )
+        self.base_attends, self.pool_keys = _lending()
         self.static = build(
             ipywidgets.Dropdown, description="layout", options=[("TP 1 × PP 1", (1, 1))]
         )
@@ -68,6 +69,7 @@ class PlanControls(ipywidgets.VBox):
             pool=self.pool.value,
             threshold=self.threshold.value,
             base_attends=self.base_attends.value and self.pool.value > 0,
+            **(KEYS[self.pool_keys.value] if self.pool.value else {}),
         )
 
     def fit(self, model: Model, ranks: int) -> None:
@@ -93,11 +95,27 @@ class PlanControls(ipywidgets.VBox):
 
     def _show(self) -> None:
         own = {
-            FAPOOL: [self.threshold, self.pool, self.base, self.base_attends],
+            FAPOOL: [self.threshold, self.pool, self.base, self.base_attends, self.pool_keys],
             STATIC: [self.static],
             HELIX: [self.helix],
         }
         self.children = [self.kind, *own[self.kind.value]]
+
+
+def _lending() -> tuple[ipywidgets.Checkbox, ipywidgets.Dropdown]:
+    """What becomes of a leased request's keys."""
+    base_attends = build(
+        ipywidgets.Checkbox,
+        description="base attends too",
+        tooltip="the base keeps a share of a leased request's keys and attends beside the pool",
+    )
+    pool_keys = build(
+        ipywidgets.Dropdown,
+        description="keys",
+        tooltip="where a leased request's keys lie, and where partial results are merged",
+        options=list(KEYS),
+    )
+    return base_attends, pool_keys
 
 
 def static_grids(model: Model, ranks: int) -> list[tuple[int, int]]:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from fapool.analysis import exchanges, intervals
+from fapool.analysis.exchanges import Exchanges
 from fapool.analysis.intervals import Times
 from fapool.analysis.load import STEP_KEYS, Tables
 from fapool.analysis.sampled import recorded
@@ -60,22 +61,27 @@ class Breakdown:
 def breakdown(tables: Tables) -> Breakdown:
     """The partition of every step of every rank that had spans, in integer nanoseconds."""
     met = exchanges.match(tables.events)
-    spans = declared(tables.events, met.arrival_ns)
+    return part(tables.events, tables.steps, met, met.arrival_ns)
+
+
+def part(events: pd.DataFrame, steps: pd.DataFrame, met: Exchanges, arrival_ns: Times) -> Breakdown:
+    """The partition of steps by any events; `arrival_ns` int64 [events] as of `Exchanges`."""
+    spans = declared(events, arrival_ns)
     rows_of = spans.groupby(_LANE).indices
     windows_of = met.windows.groupby(_LANE).indices
     windows = met.windows[["start_ns", "end_ns"]].to_numpy(np.int64)
-    kept = pd.Series(recorded(tables.steps), tables.steps.index)
+    kept = pd.Series(recorded(steps), steps.index)
     parts, shares = [], []
-    for lane, steps in tables.steps.groupby(_LANE):
+    for lane, own_steps in steps.groupby(_LANE):
         own = spans.iloc[rows_of.get(lane, [])]
         in_flight = intervals.union(windows[windows_of.get(lane, [])])
-        parted, shared = _part(own, steps, in_flight)
-        here = kept[steps.index].to_numpy()
+        parted, shared = _part(own, own_steps, in_flight)
+        here = kept[own_steps.index].to_numpy()
         parts.append(parted[here])
         shares.append(shared[here[shared["bin"]]])
     return Breakdown(
-        steps=_weighted(pd.concat(parts, ignore_index=True), tables.steps),
-        shares=_named(pd.concat(shares), tables.events),
+        steps=_weighted(pd.concat(parts, ignore_index=True), steps),
+        shares=_named(pd.concat(shares), events),
         exchanges=met.total,
         unmatched=met.unmatched,
     )

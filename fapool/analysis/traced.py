@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from fapool.analysis import host_ops, intervals, said
+from fapool.analysis import caveats, host_ops, intervals
 from fapool.analysis.device_steps import Steps, device_steps, host_steps
 from fapool.analysis.intervals import Times
 from fapool.analysis.kernels import COMMUNICATION, COMPUTE, COPY, Kernels, sort_out
@@ -64,13 +64,13 @@ def break_down(traces: Sequence[Trace]) -> Traced:
             steps, method = host_ops.windows(trace, host), HOST_OPS
             parted = _parts(steps, host_ops.sets(trace))
         rows.append(parted.assign(rank=trace.rank, method=method))
-        for note in said.of_rank(trace, own, host, steps):
+        for note in caveats.of_rank(trace, own, host, steps):
             notes.setdefault(note, []).append(trace.rank)
     return Traced(
         steps=pd.concat(rows, ignore_index=True)[COLUMNS],
         meetings=met,
-        clock=said.clock(traces),
-        notes=[*said.of_meetings(met), *said.by_ranks(notes)],
+        clock=caveats.clock(traces),
+        notes=[*caveats.of_meetings(met), *caveats.by_ranks(notes)],
     )
 
 

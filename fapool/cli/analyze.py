@@ -15,6 +15,7 @@ from rich.text import Text
 
 from fapool.analysis import summary
 from fapool.analysis.traced import HIDDEN, PARTS, Traced, break_down
+from fapool.cli.deep import print_spans
 from fapool.errors import SpecError, StoreError
 from fapool.store import Run
 from fapool.traces import TraceFolder, read_folder
@@ -63,6 +64,8 @@ def analyze(
         console.print(Text(line, "dim"), soft_wrap=True)
     for note in [*found.notes, *parted.notes]:
         console.print(Text(note, "yellow"), soft_wrap=True)
+    if any(trace.spans.num_rows for trace in found.traces):  # ours
+        print_spans(found, run, console, step)
     if out is not None:
         _write(out, _record(found, parted, steps, run))
         console.print(f"written: {out}", soft_wrap=True, markup=False)

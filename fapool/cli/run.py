@@ -12,7 +12,7 @@ from fapool import spec as specs
 from fapool.cli.closing import Closing
 from fapool.errors import SpecError
 from fapool.forecast.memory import check_fits
-from fapool.spec import RunSpec
+from fapool.spec import FAPool, RunSpec
 from fapool.store import RunFolder, Store
 from fapool.topology import check_ranks
 
@@ -40,6 +40,7 @@ def run_spec(spec: RunSpec, store: Store) -> Path | None:
     Raises:
         SpecError: these ranks cannot run it; nothing was started.
     """
+    spec = _on_nodes(spec)
     rank, available = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     _check_here(spec, rank, available)
     _shared[0] += 1  # on every rank, also on those that have no part in the run
@@ -60,6 +61,15 @@ def run_spec(spec: RunSpec, store: Store) -> Path | None:
     run = folder.finish(outcome)
     print(f"{run.status.state}: {run.path}", flush=True)
     return run.path
+
+
+def _on_nodes(spec: RunSpec) -> RunSpec:
+    """The spec with torchrun's ranks of a node, where that matters and it says none itself."""
+    merges = isinstance(spec.plan, FAPool) and spec.plan.reduction == "hierarchical"
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", spec.plan.world))
+    if not merges or spec.ranks_per_node or local >= spec.plan.world:
+        return spec
+    return spec.replace(ranks_per_node=local)
 
 
 def _check_here(spec: RunSpec, rank: int, available: int) -> None:

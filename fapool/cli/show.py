@@ -18,6 +18,7 @@ from fapool.analysis.compare import side_by_side
 from fapool.analysis.measured import on_gpus
 from fapool.analysis.metrics import DEFINITIONS, UNRATED, definitions
 from fapool.analysis.study import Study, check_worth, studies, study
+from fapool.cli.deep import print_traced
 from fapool.errors import FapoolError, StoreError
 from fapool.figures.report import number, ratio, write_report
 from fapool.phases import Role
@@ -104,6 +105,7 @@ def show(
         return
     found = study(run)
     _print_breakdowns(found, console)
+    print_traced(run, console)
     try:
         check_worth(run)
     except StoreError as error:

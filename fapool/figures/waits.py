@@ -57,12 +57,12 @@ def waits_matrix(stragglers: pd.DataFrame, ranks: pd.DataFrame, *, title: str) -
         fmt="",
         linewidths=0.6,
         linecolor="white",
-        cbar_kws={"label": "ms per step"},
+        cbar=False,
         xticklabels=[str(rank) for rank in order],
         yticklabels=names,
     )
     axes.grid(False)
-    axes.set_xlabel("for rank")
+    axes.set_xlabel("for rank; ms per step")
     axes.set_ylabel("")
     axes.tick_params(axis="y", rotation=0)
     head(axes, title)

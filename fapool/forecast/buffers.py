@@ -6,8 +6,8 @@ they are under way; a CUDA graph keeps what it returns, for each of its shapes.
 
 from __future__ import annotations
 
-from fapool.forecast.overlap import IN_FLIGHT, piece_rows
 from fapool.phases import Role
+from fapool.pieces import IN_FLIGHT, piece_rows
 from fapool.spec import FAPool, Helix, RunSpec, Workload
 from fapool.topology import Place, lease_width, lent_deal, place
 
@@ -74,6 +74,8 @@ def _link(spec: RunSpec, at: Place) -> int:
     asks = _asked(spec, at)  # a base sends one message to all, a pool rank has one of each
     answers = _answered(spec, at) * (ends if at.role is Role.BASE else 1)
     held = rows * (asks + answers)
+    if at.role is Role.POOL and len(at.team) > 1:  # the first has a partial of every other
+        held += rows * _answered(spec, at) * (len(at.team) - 1)
     if not _shared(spec):
         return held
     base = at if at.role is Role.BASE else place(spec, at.partners[0])
@@ -89,6 +91,8 @@ def _lanes(spec: RunSpec, at: Place) -> int:
     rows = piece_rows(spec)
     pieces = min(IN_FLIGHT, -(-spec.prefill_chunk // rows))
     held = pieces * len(at.partners) * rows * (asks + answers)
+    if at.role is Role.POOL and len(at.team) > 1:  # what is given to mates, and comes from them
+        held += 2 * pieces * rows * _answered(spec, at)
     if not _shared(spec):
         return held
     pool = at if at.role is Role.POOL else place(spec, at.partners[0])
@@ -103,7 +107,7 @@ def _moved(spec: RunSpec, at: Place, handed: Handed) -> int:
     token = 2 * len(at.layers) * len(at.kv_heads) * spec.model.head_dim * spec.model.itemsize
     together, single = handed
     if at.role is Role.BASE:
-        return together * token
+        return together * token * (lease_width(spec) if spec.plan.kv == "shared" else 1)
     deal = lent_deal(spec, range(lease_width(spec)))
     blocks = -(-single // spec.block)
     return max(deal.blocks(blocks, keeper) for keeper in deal.keepers) * spec.block * token

@@ -34,7 +34,7 @@ def about_clocks(host: HostClock, recorder: Recorder, profiled: Line | None) -> 
 
 
 def of_ranks(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What a merged trace states of its clock, from the ranks' entries in `environment.json`."""
+    """What `environment.json` and the merged trace state of the clock, from the ranks' entries."""
     clocks = {str(rank["rank"]): rank["clock"] for rank in ranks}
     return {
         "clock": "Unix time of rank 0's host; two ranks' times may differ by the sum of theirs",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fapool.instrument.ranges import CATEGORY, apart
+from fapool.phases import TRACED
 
 _LABELS = ("phase", "layer", "micro_batch", "channel", "sequence", "bytes")
 _STEP_COLUMNS = ("repeat", "rank", "step", "role", "kind", "start_ns", "end_ns")
@@ -56,21 +57,26 @@ class Kept:
         unix_offset_ns: int,
         host: Settle = lambda time_ns: time_ns,
         device: Callable[[int], Settle] = lambda repeat: lambda time_ns: time_ns,
+        *,
+        traced: bool = False,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """All that was kept, as the columns of `EVENTS` and `STEPS`; times in Unix ns.
+        """What was kept, as the columns of `EVENTS` and `STEPS`, of the repeat `TRACED` or of all
+        others; times in Unix ns.
 
         Spans stand in the order in which they closed, per step; host spans before device spans. One
         that served several exchanges has a row for each. `host` settles all times by the host's
         clock; before it, `device` (a repeat) those that events told: device spans and borders.
         """
-        steps = _transpose(_STEP_COLUMNS, self._steps)
+        chosen = [n for n, step in enumerate(self._steps) if (step[0] == TRACED) == traced]
+        steps = _transpose(_STEP_COLUMNS, [self._steps[n] for n in chosen])
         unix, repeats = unix_offset_ns, set(steps["repeat"])
         by_repeat = {repeat: _chain(unix, device(repeat), host) for repeat in repeats}
+        spans = [self._spans[n] for n in chosen]
         settlers = [by_repeat[repeat] for repeat in steps["repeat"]]
         by_host = _chain(unix, host)
         rows_of = [
             [*_settled(on_host, by_host), *_settled(on_device, settle)]
-            for (on_host, on_device), settle in zip(self._spans, settlers, strict=True)
+            for (on_host, on_device), settle in zip(spans, settlers, strict=True)
         ]
         for name in ("start_ns", "end_ns"):
             times = zip(steps[name], settlers, strict=True)

@@ -33,19 +33,17 @@ MOST_SPANS = 1_000_000
 Rows = pd.DataFrame
 
 
-def write_merged(
-    folder: RunFolder, clock: dict[str, Any] | None = None, most_spans: int = MOST_SPANS
-) -> None:
+def write_merged(folder: RunFolder, most_spans: int = MOST_SPANS) -> None:
     """Write `trace/merged.json.gz` from the tables and traces of a folder whose parts were merged.
 
     `ts` and `dur` are microseconds to the nanosecond; `baseTimeNanoseconds` is the Unix time of 0.
-    `clock` is what the trace states of its own (see `clocks.of_ranks`), under `fapool`, with notes
-    of what was left out. The same tables give the same bytes.
+    `otherData` says how well the ranks' clocks agree, and in notes what was left out. The same
+    tables give the same bytes.
     """
-    clock = clock or {}
+    clock = _clock(folder)
     tables = {name: _rows(folder, name) for name in ("events", "steps", "memory", "requests")}
     seen = traced(folder)
-    notes = [*clock.get("notes", ()), *seen.notes, *_leave_out(tables, most_spans)]
+    notes = [*seen.notes, *_leave_out(tables, most_spans)]
     spans, steps, memory = (tables[name] for name in ("events", "steps", "memory"))
     times = (spans["start_ns"], steps["start_ns"], memory["time_ns"], seen.slices["start_ns"])
     base = min((int(column.min()) for column in times if len(column)), default=0)
@@ -59,8 +57,8 @@ def write_merged(
     parts += chrome.flows(seen.flows, base, "launch", len(arrows))
     parts += _memory_counters(memory, base) + _step_counters(steps, base)
     parts += _token_counter(steps, tables["requests"], base)
-    stated = clock | {"notes": notes}
-    head = {"baseTimeNanoseconds": base, "displayTimeUnit": "ms", "fapool": stated}
+    stated = {"clock": clock, "notes": notes}
+    head = {"baseTimeNanoseconds": base, "displayTimeUnit": "ms", "otherData": stated}
     start = orjson.dumps(head)[:-1] + b',"traceEvents":[\n'
     data = start + b"".join(parts).removesuffix(b",\n") + b"\n]}\n"
     folder.write_bytes(NAME, gzip.compress(data, compresslevel=3, mtime=0))
@@ -78,6 +76,11 @@ def _rows(folder: RunFolder, table: str) -> Rows:
         phases = pd.factorize(rows["phase"], sort=True)[0]
         keys = [rows["micro_batch"], rows["layer"], phases, *keys]
     return rows.iloc[np.lexsort(keys)].reset_index(drop=True)
+
+
+def _clock(folder: RunFolder) -> dict[str, Any]:
+    environment = folder.path / "environment.json"
+    return folder.read_json(environment.name).get("clock", {}) if environment.exists() else {}
 
 
 def _leave_out(tables: dict[str, Rows], most: int) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fapool.phases import Category, Phase
+from fapool.phases import REPLAY, Category, Phase
 
 try:
     import nvtx
@@ -101,6 +101,16 @@ def torch_range(labels: Labels) -> AbstractContextManager[Any]:
     if channel:
         values |= {"channel": channel, "sequence": sequence, "bytes": num_bytes}
     return _fast_range(phase, (), values)
+
+
+def replay_range(graph: int) -> AbstractContextManager[Any]:
+    """A range of torch.profiler's trace around the replay of a graph, by its number.
+
+    Its phase and category are none of ours: what it launches is parted by the graph's own spans.
+    """
+    if _fast_range is None:
+        return torch.profiler.record_function(REPLAY)
+    return _fast_range(REPLAY, (), {"category": REPLAY, "graph": graph})
 
 
 _fast_range = getattr(torch._C._profiler, "_RecordFunctionFast", None)

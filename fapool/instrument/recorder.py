@@ -14,10 +14,12 @@ from typing import Any
 
 import torch
 
+from fapool.instrument.captured import Captures, GraphNodes
 from fapool.instrument.device_clock import DeviceClock
 from fapool.instrument.kept import Kept, OpenStep
 from fapool.instrument.ranges import nvtx_ranges
 from fapool.instrument.spans import (
+    NO_SPAN,
     Clock,
     DeviceSpan,
     EventPool,
@@ -26,19 +28,14 @@ from fapool.instrument.spans import (
     NoSpan,
     numbered,
 )
+from fapool.instrument.spans import no_span as no_span  # for those who record nothing
 from fapool.instrument.totals import PRIORITY, StepTotals, partition
-from fapool.phases import Category, Phase, Role
+from fapool.phases import TRACED, Category, Phase, Role
 
-NO_SPAN = NoSpan()
 HOST_CLOCK, CUDA_EVENTS, GRAPH_EVENTS = "host clock", "cuda events", "graph events"
 NO_SPANS = "none"
 _HOST_CATEGORIES = (Category.MANAGEMENT, Category.SYNCHRONIZATION)
 _HOST_PHASES = frozenset(phase.value for phase in Phase if phase.category in _HOST_CATEGORIES)
-
-
-def no_span(phase: Phase, **labels: Any) -> NoSpan:
-    """Takes the place of `Recorder.span` where nothing is recorded."""
-    return NO_SPAN
 
 
 class Recorder:
@@ -48,9 +45,9 @@ class Recorder:
     CPU, and by pairs of events on the current stream on CUDA. Graphs have events in them only on
     every `sample_every`-th decode step, the same on all ranks; the steps between have no spans.
     `unix_offset_ns` is added to `clock` to give Unix time on rank 0's clock; `device_clock` (None
-    on CPU) gives the host's time of events. Settable at any time:
-    `enabled` (False: spans cost and record nothing) and `profiling` (True: spans also appear in
-    the trace that torch.profiler takes).
+    on CPU) gives the host's time of events. Settable at any time: `enabled` (False: spans cost and
+    record nothing), `profiling` (True: spans also appear in the trace that torch.profiler takes)
+    and `at_border` (called with the number of a step as it ends).
 
     Measured, in microseconds per span: off 0.3. Recorded by the host's clock 0.8, and 0.25 more
     when its step ends; 0.5 more under an NVTX tool, 3 more while torch's profiler runs. By CUDA
@@ -72,6 +69,8 @@ class Recorder:
         self.enabled, self.profiling = enabled, False
         self.clock, self.unix_offset_ns = clock, unix_offset_ns
         self.sample_every = sample_every
+        self.at_border: Callable[[int], None] | None = None
+        self.captures = Captures()
         self.nvtx = nvtx_ranges()
         self.events = EventPool(device) if device.type == "cuda" else None
         self.device_clock = DeviceClock(self.events, clock) if self.events else None
@@ -119,7 +118,7 @@ class Recorder:
         """Start a repeat: its first step begins now, on an idle device.
 
         Spans since the last step ended belong to no step and are dropped. A negative `repeat` is a
-        warm-up: its steps give totals like any other and are not kept.
+        warm-up: its steps give totals and are not kept; those of `TRACED` are kept apart.
         """
         self._give_back(self.device_spans)
         self.host_spans, self.device_spans = [], []
@@ -143,6 +142,8 @@ class Recorder:
         """
         assert self._repeat is not None, "begin() comes before close_step()"
         end = self.events.record() if self.events is not None else self.clock()
+        if self.at_border is not None:
+            self.at_border(step)
         closed = OpenStep(
             (self._repeat, self.rank, step, self.role, kind),
             (requests, tokens, leased, kv_tokens, self._how or self.method),
@@ -171,7 +172,7 @@ class Recorder:
         if closed.method == NO_SPANS:
             on_host, on_device = [], []
         self._start = end
-        if closed.head[0] >= 0:
+        if closed.head[0] >= 0 or closed.head[0] == TRACED:
             self._kept.add((*closed.head, start, end, *closed.tail), on_host, on_device)
         return partition(
             start,
@@ -204,12 +205,17 @@ class Recorder:
         self.graph_spans = (*self.graph_spans, *(spans or ()))
 
     @contextmanager
-    def capturing(self, spans: list | None) -> Iterator[None]:
-        """Meanwhile a graph is captured: device spans become events in it and go to `spans`."""
-        self._capture = GraphSpans(spans) if spans is not None else None
+    def capturing(self, spans: list | None, nodes: GraphNodes | None = None) -> Iterator[None]:
+        """Meanwhile a graph is captured: device spans become events in it and go to `spans`.
+
+        `nodes` is told what is captured within which span. Neither: nothing is recorded.
+        """
+        capture = GraphSpans(spans, nodes)
+        self._capture = capture if spans is not None or nodes is not None else None
         try:
             with self.paused():
                 yield
+            capture.end()
         finally:
             self._capture = None
 
@@ -230,17 +236,15 @@ class Recorder:
         return lambda time_ns: settle(time_ns - unix) + unix
 
     def columns(
-        self, settle: Callable[[int], int] = lambda time_ns: time_ns
+        self, settle: Callable[[int], int] = lambda time_ns: time_ns, *, traced: bool = False
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """See `Kept.columns`; `settle` is `HostClock.settle`'s."""
-        return self._kept.columns(self.unix_offset_ns, settle, self.settled)
+        """See `Kept.columns`, of the repeat `TRACED` or of all others; `settle`: `HostClock`'s."""
+        return self._kept.columns(self.unix_offset_ns, settle, self.settled, traced=traced)
 
-    def _times(self, spans: Sequence[tuple]) -> list[tuple]:
-        """Host times of device spans, all of the step that is read."""
+    def _times(self, spans: Sequence[tuple]) -> list[tuple]:  # of the step that is read
         at, start = self.device_clock.at, self._start
         return [(labels, max(at(a), start), max(at(b), start)) for labels, a, b in spans]
 
     def _give_back(self, spans: Sequence[tuple]) -> None:
-        for _, first, last in spans:
-            self.events.give(first)
-            self.events.give(last)
+        for event in (event for _, *both in spans for event in both):
+            self.events.give(event)

@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 import torch
 
+from fapool.instrument.captured import GraphNodes
 from fapool.instrument.ranges import Labels, NvtxRanges, torch_range
+from fapool.phases import Phase, replayed_sequence
 
 Clock = Callable[[], int]
 """Nanoseconds from any origin, never going back."""
@@ -35,6 +37,14 @@ class NoSpan:
 
     def __exit__(self, *_: object) -> None:
         return None
+
+
+NO_SPAN = NoSpan()
+
+
+def no_span(phase: Phase, **labels: Any) -> NoSpan:
+    """Takes the place of `Recorder.span` where nothing is recorded."""
+    return NO_SPAN
 
 
 class Span:
@@ -100,30 +110,42 @@ class DeviceSpan(Span):
 
 
 class GraphSpans:
-    """Spans of a graph that is captured, parted by events that every replay records anew.
+    """Spans of a graph that is captured: parted by events that every replay records anew, or known
+    by the nodes that were captured inside them, or both.
 
-    A span begins where the one before it ended, so that a border costs one event and what lies
-    between two spans counts to the second.
+    By events, a span begins where the one before it ended, so that a border costs one event and
+    what lies between two spans counts to the second.
     """
 
-    def __init__(self, spans: list) -> None:
-        self._spans = spans
+    def __init__(self, spans: list | None, nodes: GraphNodes | None = None) -> None:
+        """`spans`: where spans with events go; None: no events. `nodes`: where nodes go."""
+        self._spans, self._nodes = spans, nodes
         self._border: torch.cuda.Event | None = None
 
     def span(self, labels: Labels) -> GraphSpan:
         """A context manager that puts what is captured inside it down as one span."""
         return GraphSpan(self, labels)
 
-    def open(self) -> torch.cuda.Event:
-        """The event at which the next span begins."""
-        if self._border is None:
+    def open(self, labels: Labels) -> torch.cuda.Event | None:
+        """Begin a span: at the event that is given back, if there are events."""
+        if self._nodes is not None:
+            self._nodes.enter(labels)
+        if self._spans is not None and self._border is None:
             self._border = self._event()
         return self._border
 
-    def close(self, labels: Labels, start: torch.cuda.Event) -> None:
-        """End a span here."""
-        self._border = self._event()
-        self._spans.append((labels, start, self._border))
+    def close(self, labels: Labels, start: torch.cuda.Event | None) -> None:
+        """End the innermost span here."""
+        if self._nodes is not None:
+            self._nodes.leave()
+        if self._spans is not None:
+            self._border = self._event()
+            self._spans.append((labels, start, self._border))
+
+    def end(self) -> None:
+        """Nothing more is captured."""
+        if self._nodes is not None:
+            self._nodes.end()
 
     def _event(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True, external=True)
@@ -140,14 +162,10 @@ class GraphSpan:
         self._of, self._labels = of, labels
 
     def __enter__(self) -> None:
-        self._start = self._of.open()
+        self._start = self._of.open(self._labels)
 
     def __exit__(self, *_: object) -> None:
         self._of.close(self._labels, self._start)
-
-
-PER_STEP = 1 << 20
-"""More exchanges than one graph holds on a channel."""
 
 
 def numbered(spans: Sequence[tuple], step: int) -> list[tuple]:
@@ -159,7 +177,7 @@ def numbered(spans: Sequence[tuple], step: int) -> list[tuple]:
     for labels, first, last in spans:
         phase, layer, micro_batch, channel, sequence, num_bytes = labels
         if sequence >= 0:
-            own = step * PER_STEP + sequence % PER_STEP
+            own = replayed_sequence(step, sequence)
             labels = (phase, layer, micro_batch, channel, own, num_bytes)
         found.append((labels, first, last))
     return found

@@ -26,9 +26,11 @@ class ProfilerWindow:
     """Profiles steps [first_step, first_step + num_steps) of one rank; none if `num_steps` is 0.
 
     Steps are counted by the caller, who brackets each of them with `step_begins` and `step_ends`,
-    and calls `close` when nothing is measured any more: stopping takes about a millisecond and
-    falls between two steps, writing the file takes longer and waits until then. No message of gloo
-    may be under way when the profiler stops: its threads would write to what is gone.
+    and calls `close` when nothing is measured any more. Where the recorder calls `step_ends` at its
+    borders, a step of the trace ends where the recorder's does, and so the next one begins there.
+    Stopping takes about a millisecond and falls between two steps, or with `stop_on_close` after
+    the last; writing the file takes longer and waits for `close`. No message of gloo may be under
+    way when the profiler stops: its threads would write to what is gone.
 
     The process's first profiler costs more than a second, so that the constructor starts and ends
     an empty one. `record_shapes` is on: without it torch drops the labels of our spans. After
@@ -44,10 +46,13 @@ class ProfilerWindow:
         first_step: int,
         num_steps: int,
         about: dict[str, Any] | None = None,
+        *,
+        stop_on_close: bool = False,
     ) -> None:
         self.folder, self.rank, self.world, self.recorder = folder, rank, world, recorder
         self.first_step, self.end_step = first_step, first_step + num_steps
         self.about = {"rank": rank, "unix_offset_ns": recorder.unix_offset_ns} | (about or {})
+        self._stop_on_close = stop_on_close
         self._profile: profile | None = None
         self._annotation: record_function | None = None
         self._name = ""  # of the annotation
@@ -69,11 +74,11 @@ class ProfilerWindow:
         self._clock.opens(self._name, self._annotation.__enter__)
 
     def step_ends(self, step: int) -> None:
-        """After step `step`: stops the profiler if it was the last one chosen."""
+        """At the end of step `step`: stops the profiler if it was the last one chosen."""
         if self._annotation is None:
             return
         self._leave()
-        if step == self.end_step - 1:
+        if step == self.end_step - 1 and not self._stop_on_close:
             self._stop()
 
     def close(self) -> Path | None:

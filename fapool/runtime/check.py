@@ -14,10 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fapool.errors import CheckFailed
 from fapool.forecast.buffers import PROBE_BATCH, PROBE_BLOCKS
+from fapool.runtime.attention.base import Backend
+from fapool.runtime.attention.reference import Reference
 from fapool.runtime.reference import reference_logits
 from fapool.runtime.tokens import prompt
-from fapool.spec import FAPool, RunSpec, Workload
+from fapool.spec import FAPool, Model, RunSpec, Workload
 from fapool.workload import Request
 
 TOLERANCE = {"float64": 1e-9, "float32": 2e-5, "bfloat16": 3e-2, "float16": 4e-3}
@@ -47,6 +50,34 @@ def probe(spec: RunSpec) -> tuple[RunSpec, list[Request]]:
         Request(id=i, context=max(1, length), output=OUTPUT) for i, length in enumerate(lengths)
     ]
     return small, requests
+
+
+def prove(backend: Backend, model: Model, device: torch.device) -> None:
+    """Hold a kernel that has a grain against fp64 where it is filled, as in the probe it is not.
+
+    Raises:
+        CheckFailed: its output is not the reference's; says by how much.
+    """
+    grain = getattr(backend, "grain", None)
+    if grain is None:
+        return
+    shape, dtype = (model.heads // model.kv_heads, model.head_dim), getattr(torch, model.dtype)
+    draw = torch.Generator(device).manual_seed(0)
+    for queries, keys in ((grain, grain), (grain, 3 * grain + grain // 3)):
+        q, k, v = (
+            torch.randn(1, tokens, heads, shape[1], dtype=dtype, device=device, generator=draw)
+            for tokens, heads in ((queries, shape[0]), (keys, 1), (keys, 1))
+        )
+        found, expected = (
+            kernel.dense(q, k, v, causal=queries == keys)[0].double()
+            for kernel in (backend, Reference())
+        )
+        error = float((found - expected).norm() / expected.norm())
+        if not error <= TOLERANCE[model.dtype]:
+            raise CheckFailed(
+                f"{backend.name} attends {queries} queries over {keys} keys with an error of "
+                f"{error:.1e}, more than {TOLERANCE[model.dtype]:.0e}: choose another backend"
+            )
 
 
 def compare(

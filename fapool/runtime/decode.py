@@ -70,6 +70,11 @@ class Decode:
         """Of what graphs keep."""
         return self._graphs.held_bytes
 
+    def reseat(self) -> None:
+        """Somebody's deal has changed."""
+        for frame in self._frames.values():
+            frame.reseat()
+
     def close(self) -> None:
         """Drop the graphs."""
         self._graphs.close()

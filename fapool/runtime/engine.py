@@ -128,14 +128,14 @@ class Engine:
             for left in underway:
                 self._finish(left, played, after)
             plan.settle()
-            self._control.settle()
-            self._recorder.end()
-        self._settle(repeat, played)
+            self._settle(repeat, played)
         self._share_admissions(requests, played)
         return played
 
     def _settle(self, repeat: int, played: Played) -> None:
         """Give all moments of requests as this rank knows them now that the repeat is over."""
+        self._control.settle()
+        self._recorder.end()
         settled = self._recorder.settled(repeat)
         for timing in played.timings.values():
             for name in ("admitted_ns", "first_ns", "last_ns"):

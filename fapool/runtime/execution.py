@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -15,7 +16,6 @@ from fapool.instrument.clock import HostClock
 from fapool.instrument.memory import peak_transient_bytes
 from fapool.instrument.recorder import Recorder
 from fapool.instrument.totals import StepTotals
-from fapool.instrument.window import ProfilerWindow
 from fapool.phases import Owner
 from fapool.runtime import check, plans
 from fapool.runtime.about import about
@@ -26,6 +26,7 @@ from fapool.runtime.plans.base import Plan
 from fapool.runtime.readings import Readings
 from fapool.runtime.record import request_columns
 from fapool.runtime.seat import Groups, take
+from fapool.runtime.traced import traced, window_of
 from fapool.runtime.writing import join, write_own
 from fapool.sample import Sample
 from fapool.schedule import Step
@@ -43,6 +44,8 @@ WARM_DECODE_STEPS = 4
 
 class Execution:
     """A rank's part in one run. `check`, then `measure`, then `write`, each once, on all ranks."""
+
+    _profiled: Line | None = None  # what the trace's clock is against ours
 
     def __init__(
         self,
@@ -77,7 +80,6 @@ class Execution:
         )
         self._engine = Engine(self._seat, self._recorder, self._control)
         self._timings: list[tuple[int, Played]] = []
-        self._profiled: Line | None = None
         LOG.info("%s of %s on %s", place.role, spec.plan, device)
 
     def _new_live(self, publish: Callable[[Sample], None]) -> Live:
@@ -94,6 +96,7 @@ class Execution:
     def check(self) -> bool:
         """Hold the plan against the one-device reference; the verdict, the same on every rank."""
         self._live.stage("checking")
+        check.prove(self._seat.backends.prefill, self._spec.model, self._device)
         spec, requests = check.probe(self._spec)
         plan = plans.make(self._seat, spec, requests, keep_logits=True)
         played: list[Played] = []
@@ -137,9 +140,7 @@ class Execution:
             self._seat.forget_peak()  # of the check, whose prompts are others
             for repeat in range(self._spec.repeats):
                 self._live.stage("running")
-                stopped = self._repeat(plan, repeat).stopped
-                self._clock.ask()
-                if stopped:
+                if self._repeat(plan, repeat).stopped:
                     return "stopped"
         return "finished"
 
@@ -148,6 +149,9 @@ class Execution:
         settle = self._clock.settle()
         events, steps = self._recorder.columns(settle)
         tables = {"events": events, "steps": steps} | self._readings.columns(settle)
+        if self._spec.capture.profile_steps:
+            events, steps = self._recorder.columns(settle, traced=True)
+            tables |= {"traced_events": events, "traced_steps": steps}
         if self._place.rank == head_of(self._spec):
             tables["requests"] = request_columns(self._timings, self._requests, settle)
         said = {"profiled": self._profiled, "snapshot": self._snapshot.said}
@@ -175,6 +179,7 @@ class Execution:
         played = self._engine.play(plan, self._spec, self._requests, repeat=repeat, **hooks)
         self._readings.ended()
         plan.reset()
+        self._clock.ask()
         self._timings.append((repeat, played))
         return played
 
@@ -194,33 +199,15 @@ class Execution:
         return after
 
     def _trace(self) -> None:
-        """One more pass, up to the last traced step; its steps are not kept among the measured.
-
-        Every kernel is launched by itself, inside the span that it belongs to: no graphs here.
-        """
-        first, wanted = self._first_decode(), self._spec.capture.profile_steps
-        begin = max(0, first - 1)
-        window = ProfilerWindow(
-            self._folder,
-            self._place.rank,
-            self._place.world,
-            self._recorder,
-            begin,
-            first + wanted - begin + 1,  # it ends by `close`, when no message is under way
-            {"fingerprint": self._spec.fingerprint, "plan": str(self._spec.plan)},
-        )
-        with self._plan(self._spec.replace(graphs=False)) as plan:
-            self._engine.play(
-                plan,
-                self._spec,
-                self._requests,
-                repeat=WARM_UP,
-                before=lambda step: window.step_begins(step.index),
-                after=lambda step, totals, held: window.step_ends(step.index),
-                last_step=first + wanted - 1,
-                ahead=0,
+        """See `traced`; on a plan of its own, whose graphs are captured ahead."""
+        first = self._first_decode()
+        last = first + self._spec.capture.profile_steps - 1
+        play = partial(self._engine.play, spec=self._spec, requests=self._requests, last_step=last)
+        with self._plan(self._spec) as plan:
+            window = window_of(
+                self._recorder, self._folder, self._place, self._spec, max(0, first - 1), last
             )
-        window.close()
+            traced(self._recorder, window, plan, play)
         self._profiled = window.line
 
     def _take_snapshot(self) -> None:

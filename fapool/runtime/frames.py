@@ -76,8 +76,13 @@ class Frame:
         self._table = np.zeros((rows, width), dtype=np.int32)
         self._ids = np.full(rows, nobody, dtype=np.int32)
         self._seated: tuple[int, tuple[int, ...]] = (-1, ())
-        self._groups: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._held = np.zeros(rows, dtype=np.int32)  # tokens that lie here, of each row
+        self._groups: list[tuple[np.ndarray, ...]] = []
         self._here: list[tuple[int, int]] = []  # (row, request) of those that have blocks here
+
+    def reseat(self) -> None:
+        """Deals have changed, maybe without a request that came or went here."""
+        self._seated = (-1, ())
 
     def fill(self, segments: Sequence[Segment], deal_of: Callable[[int], Deal]) -> None:
         """Write the step in which every segment is one new token; counts it as cached."""
@@ -92,29 +97,29 @@ class Frame:
         self._write_places(host)
         if self._splitter:
             self._splitter.cut(lengths, host["items"])
-        held = lengths.tolist()
+        held = self._held.tolist()
         for row, request in self._here:
             self._cache.tokens[request] = held[row]
         self._stage.send()
         if self._hosted:
             requests = [segment.request for segment in segments]
             tail = [0] * (self.size - len(segments))
-            self.rows.now = self._cache.rows(requests + tail, held)
+            self.rows.now = self._cache.rows(requests + tail, lengths.tolist())
 
     def _write_places(self, host: dict[str, np.ndarray]) -> None:
-        """Tokens that lie here, the slot of the new one and its keeper, of every seated row.
+        """Tokens to attend over here, the slot of the new one and its keeper, of every seated row.
 
         As `Deal.tokens`, `Deal.local` and `Deal.owner` have it, for all rows of a deal at once.
         """
         block, last = self._cache.block_tokens, self._table.shape[1] - 1
-        for rows, pattern, ahead in self._groups:
+        for rows, pattern, ahead, kept, reads in self._groups:
             number, rest = np.divmod(host["positions"][rows], block)
             rounds, turn = np.divmod(number, len(pattern))
             held = rounds * ahead[-1] + ahead[turn]
-            owner = pattern[turn]
-            mine = owner == self._keeper
-            host["owners"][rows] = owner
-            host["seqlens"][rows] = held * block + (rest + 1) * mine
+            mine = kept[turn]
+            host["owners"][rows] = pattern[turn]
+            self._held[rows] = tokens = held * block + (rest + 1) * mine
+            host["seqlens"][rows] = tokens * reads
             slots = self._table[rows, np.minimum(held, last)] * block + rest
             host["slots"][rows] = np.where(mine, slots, NOT_HERE)
 
@@ -134,10 +139,13 @@ class Frame:
             if blocks is not None:
                 self._table[row, : len(blocks)] = blocks
                 self._here.append((row, request))
-        self._groups = [
-            (np.array(rows), np.array(deal.pattern), np.array(deal.ahead(self._keeper)))
-            for deal, rows in by_deal.items()
-        ]
+        self._groups = [(np.array(rows), *self._of(deal)) for deal, rows in by_deal.items()]
+
+    def _of(self, deal: Deal) -> tuple[np.ndarray, ...]:
+        """A deal as this keeper sees it: turns, its blocks ahead, its turns, whether it attends."""
+        keeper, turns = self._keeper, range(len(deal.pattern))
+        kept = [deal.keeps(turn, keeper) for turn in turns]
+        return tuple(map(np.array, (deal.pattern, deal.ahead(keeper), kept, deal.reads(keeper))))
 
 
 class Stage:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fapool.instrument.ranges import replay_range
 from fapool.instrument.recorder import Recorder
 
 Body = Callable[[], Any]
@@ -28,8 +29,8 @@ class Graphs:
 
     def __init__(self, device: torch.device, recorder: Recorder, *, enabled: bool) -> None:
         self._device, self._recorder, self.enabled = device, recorder, enabled
-        self._plain: dict[Hashable, tuple[torch.cuda.CUDAGraph, Any]] = {}
-        self._sampled: dict[Hashable, tuple[torch.cuda.CUDAGraph, Any, list]] = {}
+        self._plain: dict[Hashable, tuple[torch.cuda.CUDAGraph, Any, int]] = {}
+        self._sampled: dict[Hashable, tuple[torch.cuda.CUDAGraph, Any, int, list]] = {}
         self._pool = torch.cuda.graph_pool_handle() if enabled else None
 
     @property
@@ -47,13 +48,15 @@ class Graphs:
         if new:
             self._capture(key, body, kept)
         if self._recorder.samples_now and not new and key in self._sampled:
-            graph, result, spans = self._sampled[key]
-            graph.replay()
-            self._recorder.replayed(spans)
+            graph, result, number, spans = self._sampled[key]
         else:
-            graph, result = self._plain[key]
+            (graph, result, number), spans = self._plain[key], None
+        if self._recorder.profiling:
+            with replay_range(number):
+                graph.replay()
+        else:
             graph.replay()
-            self._recorder.replayed(None)
+        self._recorder.replayed(spans)
         return result
 
     def close(self) -> None:
@@ -81,13 +84,15 @@ class Graphs:
             self._sampled[key] = (*self._record(body, spans, sampled=True), spans)
 
     def _record(self, body: Body, spans: list, *, sampled: bool = False):
+        """A graph, what its body returned, and its number among those whose nodes are known."""
         graph = torch.cuda.CUDAGraph()
+        nodes = self._recorder.captures.new(sampled=sampled)
         with (
-            self._recorder.capturing(spans if sampled else None),
             torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+            self._recorder.capturing(spans if sampled else None, nodes),
         ):
             result = body()
-        return graph, result
+        return graph, result, nodes.number if nodes else -1
 
 
 def _tensors(result: Any) -> Iterator[Tensor]:

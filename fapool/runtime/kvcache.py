@@ -87,11 +87,6 @@ class KVCache:
         for request in list(self._held):
             self.free(request)
 
-    def slot(self, request: int, position: int) -> int:
-        """Where local token `position` of a request lies, as an index into [N * P]."""
-        block, rest = divmod(position, self.block_tokens)
-        return self._held[request][block] * self.block_tokens + rest
-
     def slots(self, request: int, positions: Sequence[int]) -> list[int]:
         """Where local tokens `positions` of a request lie, as indices into [N * P]."""
         blocks, size = self._held[request], self.block_tokens

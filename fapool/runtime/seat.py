@@ -30,7 +30,7 @@ from fapool.runtime.kvcache import KVCache
 from fapool.runtime.model import Decoder
 from fapool.runtime.span import NumberedSpan, Span
 from fapool.runtime.weights import Source, Weights
-from fapool.spec import FAPool, RunSpec
+from fapool.spec import RunSpec
 from fapool.topology import Place
 from fapool.workload import Request
 
@@ -148,10 +148,9 @@ def take(
     shards = Collective(groups.shards, place.kv_peers or (place.rank,), span, ":shards")
     # Memory shared by all comes first: see exchange/arena.py.
     sharing = Sharing(spec, device)
-    pooled = isinstance(spec.plan, FAPool) and spec.plan.pool > 0
-    by_all = pooled and sharing.among(groups.world)
-    links = _links(spec, place, device, groups, span, by_all) if pooled else ()
-    lanes = _lanes(spec, place, device, groups, span, by_all) if pooled else None
+    by_all = bool(place.partners) and sharing.among(groups.world)
+    by_stores = sharing.lends(by_all)
+    links, lanes = _exchange(spec, place, device, groups, span, by_stores)
     small = _sum(spec, device, groups, sharing, by_all)
     stores = None
     if sharing.among(groups.shards):
@@ -187,32 +186,16 @@ def _sum(
     return open_sum(device, groups.peers) if sharing.among(groups.peers) else None
 
 
-def _links(
-    spec: RunSpec, place: Place, device: torch.device, groups: Groups, span: Span, shared: bool
-) -> tuple[BaseLink | PoolLink, ...]:
-    return open_links(
-        spec,
-        place.rank,
-        rows=most_rows(spec),
-        device=device,
-        groups=(groups.world, groups.tokens),
-        span=span,
-        shared=shared,
-    )
-
-
-def _lanes(
-    spec: RunSpec, place: Place, device: torch.device, groups: Groups, span: Span, shared: bool
-) -> Lanes:
-    return open_lanes(
-        spec,
-        place.rank,
-        device=device,
-        groups=(groups.world, groups.tokens),
-        span=span,
-        by_copies=shared,
-        least_rows=PROBE_BLOCKS * spec.block,
-    )
+def _exchange(
+    spec: RunSpec, place: Place, device: torch.device, groups: Groups, span: Span, by_stores: bool
+) -> tuple[tuple[BaseLink | PoolLink, ...], Lanes | None]:
+    """What carries queries and partials of decode and of prefill steps, where there is a pool."""
+    if not place.partners:
+        return (), None
+    like = {"device": device, "groups": (groups.world, groups.tokens), "span": span}
+    links = open_links(spec, place.rank, rows=most_rows(spec), shared=by_stores, **like)
+    rows = PROBE_BLOCKS * spec.block
+    return links, open_lanes(spec, place.rank, by_copies=by_stores, least_rows=rows, **like)
 
 
 def _weights(source: Source, place: Place) -> Weights:

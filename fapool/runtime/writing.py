@@ -23,5 +23,5 @@ def join(folder: RunFolder, world: int) -> None:
     """Everybody's tables, environments and spans as one; after all have written theirs."""
     folder.merge_parts()
     ranks = [folder.read_json(f"ranks/{rank}.json") for rank in range(world)]
-    folder.write_json("environment.json", {"ranks": ranks})
-    write_merged(folder, of_ranks(ranks))
+    folder.write_json("environment.json", {"ranks": ranks, "clock": of_ranks(ranks)})
+    write_merged(folder)

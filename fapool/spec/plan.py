@@ -42,6 +42,17 @@ class FAPool(Strict):
     leased request's keys, so that it attends as well while the pool does. `overlap`: decode in two
     half-batches, by itself only where the base's products then hide behind the pool's attention;
     prefill in pieces of a chunk, by itself only while these stay large.
+
+    `kv`: `sharded` deals a request's keys out to the shards of its lease, which all attend for each
+    of its queries. `shared` gives all keys to each of them and shares out the queries: those of a
+    prefill evenly, in decode whole requests, so that a request alone is attended by one. It takes
+    as many times the memory, needs a pool, and goes without `base_attends`.
+
+    `reduction`: `flat` lets every pool rank answer the base. `hierarchical` merges the partials of
+    a node's pool ranks there first: in decode at the first of them, in a prefill each row at one of
+    those that attended for it, so that the base gets it once a node. It goes by messages, and
+    without `kv: shared`, where each query is attended whole. The spec's `ranks_per_node` says which
+    ranks these are.
     """
 
     kind: Literal["fapool"] = "fapool"
@@ -51,6 +62,8 @@ class FAPool(Strict):
     lease_ranks: Count | None = None
     base_attends: bool = False
     overlap: Literal["auto", "always", "never"] = "auto"
+    kv: Literal["sharded", "shared"] = "sharded"
+    reduction: Literal["flat", "hierarchical"] = "flat"
 
     @property
     def world(self) -> int:
@@ -58,7 +71,9 @@ class FAPool(Strict):
         return self.base + self.pool
 
     def __str__(self) -> str:
-        return f"FAPool({self.base},{self.pool})" + " joint" * self.base_attends
+        options = ["joint"] * self.base_attends
+        options += [o for o in (self.kv, self.reduction) if o in ("shared", "hierarchical")]
+        return " ".join([f"FAPool({self.base},{self.pool})", *options])
 
 
 class Helix(Strict):
@@ -105,10 +120,29 @@ def check_layout(model: Model, plan: Static | FAPool | Helix) -> None:
         raise SpecError("model.vocab", model.vocab, f"at least {field} = {tp}: ranks share it out")
     if isinstance(plan, Static) and plan.pp > model.layers:
         raise SpecError("plan.pp", plan.pp, f"at most model.layers = {model.layers} stages")
-    if isinstance(plan, FAPool) and plan.lease_ranks and plan.lease_ranks > max(plan.pool, 1):
+    if isinstance(plan, FAPool):
+        _check_lending(plan)
+
+
+def _check_lending(plan: FAPool) -> None:
+    """What is said of leases is said of a pool that there is."""
+    if plan.lease_ranks and plan.lease_ranks > max(plan.pool, 1):
         raise SpecError("plan.lease_ranks", plan.lease_ranks, f"at most plan.pool = {plan.pool}")
-    if isinstance(plan, FAPool) and plan.base_attends and not plan.pool:
-        raise SpecError("plan.base_attends", True, "give plan.pool at least 1, or leave it out")
+    shared, merges = plan.kv == "shared", plan.reduction == "hierarchical"
+    options = {"base_attends": plan.base_attends, "kv": shared, "reduction": merges}
+    for name, is_given in options.items():
+        if is_given and not plan.pool:
+            way_out = "give plan.pool at least 1, or leave it out"
+            raise SpecError(f"plan.{name}", getattr(plan, name), way_out)
+    if shared and merges:
+        way_out = "with plan.kv = shared each query is attended whole: choose flat"
+        raise SpecError("plan.reduction", plan.reduction, way_out)
+    if shared and plan.base_attends:
+        raise SpecError(
+            "plan.kv",
+            plan.kv,
+            "the base would keep all keys, too: choose sharded, or leave out plan.base_attends",
+        )
 
 
 def _check_shares(model: Model, plan: Helix) -> None:

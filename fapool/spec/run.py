@@ -17,7 +17,9 @@ from fapool.spec.plan import FAPool, Plan, check_layout
 from fapool.spec.text import load
 from fapool.spec.workload import TraceWorkload, Workload
 
-Backend = Literal["auto", "reference", "cpu", "aten", "cudnn", "flash_attn", "triton"]
+Backend = Literal[
+    "auto", "reference", "cpu", "aten", "cudnn", "cudnn_tiled", "flash_attn", "triton"
+]
 
 
 class Capture(Strict):
@@ -49,6 +51,7 @@ class RunSpec(Strict):
     backend: Backend = "auto"
     transport: Literal["auto", "messages", "symmetric"] = "auto"  # of queries and partials
     graphs: bool = True  # decode steps come from CUDA graphs where device and kernels allow it
+    ranks_per_node: Count | None = None  # in order of rank, for the plan; None: all on one node
     device: Literal["auto", "cpu", "cuda"] = "auto"
     block: Annotated[int, Field(ge=1, le=4096, strict=True)] = 256  # tokens of one KV block
     prefill_chunk: Count = 2048  # tokens of one prefill step
@@ -79,6 +82,10 @@ class RunSpec(Strict):
                 f"it is {self.threshold} tokens at this length scale, less than one KV block; "
                 f"raise it, or lower block = {self.block}",
             )
+        merges = isinstance(self.plan, FAPool) and self.plan.reduction == "hierarchical"
+        if merges and self.transport == "symmetric":
+            way_out = "plan.reduction = hierarchical goes by messages; choose auto or messages"
+            raise SpecError("transport", self.transport, way_out)
         if self.prefill_chunk % self.block:
             raise SpecError(
                 "prefill_chunk", self.prefill_chunk, f"choose a multiple of block = {self.block}"

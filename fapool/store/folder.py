@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fapool.errors import StoreError
-from fapool.phases import TABLES
+from fapool.phases import SCHEMAS, TABLES
 from fapool.store.run import Run
 from fapool.store.status import State, now, read_status
 
@@ -81,18 +81,20 @@ class RunFolder:
 
     def write_part(self, table: str, rank: int, columns: Mapping[str, Any]) -> None:
         """Write one rank's rows of a table. `columns`: name -> values, as the schema names them."""
-        assert set(columns) == set(TABLES[table].names), f"columns of {table}: {sorted(columns)}"
-        part = pa.table(dict(columns), schema=TABLES[table])
+        assert set(columns) == set(SCHEMAS[table].names), f"columns of {table}: {sorted(columns)}"
+        part = pa.table(dict(columns), schema=SCHEMAS[table])
         (self.path / "parts").mkdir(exist_ok=True)
         pq.write_table(part, self.path / "parts" / f"{table}.{rank}.parquet")
 
     def merge_parts(self) -> None:
         """Join what the ranks wrote into one file a table, in order of rank."""
-        for table, schema in TABLES.items():
+        for table, schema in SCHEMAS.items():
             files = sorted(
                 (self.path / "parts").glob(f"{table}.*.parquet"),
                 key=lambda file: int(file.name.split(".")[1]),
             )
+            if not files and table not in TABLES:
+                continue
             parts = [pq.read_table(file, schema=schema) for file in files]
             merged = pa.concat_tables(parts) if parts else schema.empty_table()
             pq.write_table(merged, self.path / f"{table}.parquet", compression="zstd")

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from fapool import spec as specs
 from fapool.errors import StoreError
-from fapool.phases import TABLES
+from fapool.phases import SCHEMAS
 from fapool.spec import RunSpec
 from fapool.store.status import Status, is_alive, read_status, unreadable
 
@@ -69,21 +69,21 @@ class Run:
         return self._json("correctness.json")
 
     def table(self, name: str) -> pd.DataFrame:
-        """One of `fapool.phases.TABLES`; empty where the run was written before there was such.
+        """One of `fapool.phases.SCHEMAS`; empty where the run is older than the table.
 
         Raises:
             StoreError: the run has no such table, or a file that is cut short or lacks columns.
         """
         path = self.path / f"{name}.parquet"
         if name in LATER and not path.exists():
-            return TABLES[name].empty_table().to_pandas()
-        if name not in TABLES or not path.exists():
+            return SCHEMAS[name].empty_table().to_pandas()
+        if name not in SCHEMAS or not path.exists():
             raise StoreError(f"{self.name} has no table {name!r} ({self.status.state})")
         try:
             found = pq.read_table(path)
         except (pa.ArrowException, OSError) as error:
             raise self._broken(path.name, error) from None
-        if missing := set(TABLES[name].names) - set(found.column_names):
+        if missing := set(SCHEMAS[name].names) - set(found.column_names):
             raise self._broken(path.name, f"lacks {', '.join(sorted(missing))}")
         return found.to_pandas()
 

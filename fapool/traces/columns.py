@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -29,16 +28,20 @@ class Columns:
     def __len__(self) -> int:
         return sum(map(len, self._parts["start_ns"]))
 
-    def add(self, **columns: Iterable[Any]) -> None:
-        """Append a block of rows; every column of the schema, all of one length."""
+    def add(self, length: int, **columns: Any) -> None:
+        """Append `length` rows: every column's values, or the one value of all of them."""
         assert columns.keys() == self._parts.keys(), columns.keys() ^ self._parts.keys()
         for name, values in columns.items():
             if (words := self._words.get(name)) is None:
                 kind = self.schema.field(name).type.to_pandas_dtype()
-                self._parts[name].append(_fitted(np.asarray(values), kind))
+                whole = np.full(length, values) if np.isscalar(values) else np.asarray(values)
+                self._parts[name].append(_fitted(whole, kind))
+            elif isinstance(values, str):
+                self._parts[name].append(np.full(length, words[values], np.int32))
             else:
-                places = [words[value] for value in map(_word, values)]
-                self._parts[name].append(np.array(places, np.int32))
+                if set(map(type, values)) != {str}:
+                    values = [_word(value) for value in values]
+                self._parts[name].append(np.array([words[value] for value in values], np.int32))
 
     def table(self, base_ns: int) -> pa.Table:
         """All rows by their start, with the schema; `base_ns` is added to columns of times."""

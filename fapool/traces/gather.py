@@ -36,6 +36,7 @@ class Gather:
         self._columns = {name: Columns(schema) for name, schema in SCHEMAS.items()}
         self._open: dict[tuple, list[Event]] = defaultdict(list)  # B events that wait for their E
         self._odd: Counter[str] = Counter()
+        self._is_record = _IsRecord()
 
     def take(self, events: list[Event]) -> None:
         """Add one block."""
@@ -86,7 +87,7 @@ class Gather:
 
     def _take(self, category: str, rows: list[Event]) -> None:
         if category in KINDS:
-            self._add("kernels", rows, columns_of.kernels(KINDS[category]))
+            self._take_kernels(KINDS[category], rows)
         elif category in LAUNCHES:
             self._add("launches", rows, columns_of.launches)
         elif category in HOST_OPS or category == ANNOTATION:
@@ -99,10 +100,19 @@ class Gather:
             on_device = category == DEVICE_ANNOTATION
             self._add("steps", steps, columns_of.steps(on_device=on_device))
 
+    def _take_kernels(self, kind: str, rows: list[Event]) -> None:
+        carrying: list[Event] = []
+        others: list[Event] = []
+        for row in rows:
+            carries = row.args is not None and (row.args.collective or row.args.group)
+            (carrying if carries else others).append(row)
+        self._add("kernels", others, columns_of.kernels(kind, carrying=False))
+        self._add("kernels", carrying, columns_of.kernels(kind, carrying=True))
+
     def _take_host(self, rows: list[Event]) -> None:
         spans = [row for row in rows if row.args is not None and row.args.category]
         self._add("spans", spans, columns_of.spans)
-        records = [row for row in rows if _is_record(row.name)]
+        records = [row for row in rows if self._is_record[row.name]]
         self._add("collectives", records, columns_of.collectives)
 
     def _add(self, table: str, rows: list[Event], columns: RowsOf) -> None:
@@ -115,7 +125,7 @@ class Gather:
         if rows:
             found = columns(rows, [row.args or NO_ARGS for row in rows])
             end_ns = self._ends(rows, start_ns)
-            self._columns[table].add(**found, start_ns=start_ns, end_ns=end_ns)
+            self._columns[table].add(len(rows), **found, start_ns=start_ns, end_ns=end_ns)
 
     def _ends(self, rows: list[Event], start_ns: np.ndarray) -> np.ndarray:
         length_ns = to_ns([row.dur for row in rows])
@@ -130,5 +140,10 @@ class Gather:
         return np.maximum(end_ns, start_ns)
 
 
-def _is_record(name: object) -> bool:
-    return name.__class__ is str and (name == RECORD or name.startswith(COLLECTIVES))
+class _IsRecord(dict[object, bool]):
+    """Whether an event of a name is a collective's; a name is looked at once."""
+
+    def __missing__(self, name: object) -> bool:
+        text = str(name)
+        self[name] = found = text == RECORD or text.startswith(COLLECTIVES)
+        return found

@@ -31,6 +31,8 @@ ITEM_BYTES = {
 }
 """Bytes of an element, by the names that Kineto and NCCL's records have for a dtype."""
 
+NOTHING_CARRIED = {"collective": "", "group": "", "sequence": -1, "peer": -1, "ranks": ""}
+
 
 def launches(rows: list[Event], args: list[Args]) -> Columns:
     """Columns of `LAUNCHES`, times left out, as everywhere here."""
@@ -42,22 +44,25 @@ def launches(rows: list[Event], args: list[Args]) -> Columns:
     }
 
 
-def kernels(kind: str) -> RowsOf:
-    """Columns of `KERNELS` of one kind."""
+def kernels(kind: str, *, carrying: bool) -> RowsOf:
+    """Columns of `KERNELS` of one kind, whether or not they carry words of a collective."""
 
     def columns(rows: list[Event], args: list[Args]) -> Columns:
         moved = numbers([arg.bytes for arg in args])
-        return _carried(args) | {
+        found = {
             "name": [row.name for row in rows],
-            "kind": [kind] * len(rows),
+            "kind": kind,
             "device": _first_known([arg.device for arg in args], [row.pid for row in rows]),
             "stream": _first_known([arg.stream for arg in args], [row.tid for row in rows]),
             "correlation": numbers([arg.correlation for arg in args]),
             "external": numbers([arg.external for arg in args]),
             "graph_node": numbers([arg.graph_node for arg in args]),
-            "bytes": np.where(moved >= 0, moved, _payload(args)),
-            "collective": [arg.collective for arg in args],
         }
+        if not carrying:
+            return found | NOTHING_CARRIED | {"bytes": moved}
+        payload = np.where(moved >= 0, moved, _payload(args))
+        names = [arg.collective for arg in args]
+        return found | _carried(args) | {"bytes": payload, "collective": names}
 
     return columns
 

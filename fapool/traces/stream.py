@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ BLOCK_BYTES = 4 << 20
 MAX_HEAD_BYTES = 1 << 26
 """A file without events up to there, or with this much beside them, is no trace."""
 
+_INSTANT = attrgetter("ts")
 _OPENING = re.compile(rb'"traceEvents"\s*:\s*\[')
+_BASE = re.compile(rb'"baseTimeNanoseconds"\s*:\s*(\d{1,19})\b')
 _NO_NUMBER = re.compile(rb":\s*-?(?:nan|inf|infinity)\s*(?=[,}\]\n])", re.IGNORECASE)
 _WAY_OUT = "no trace: give a Chrome trace (JSON, with a list traceEvents), plain or gzipped"
 
@@ -99,8 +102,9 @@ class EventStream:
         except UNREADABLE:
             if b'"schemaVersion"' not in head:
                 return False
-            self.notes.append("what stands before the events is no valid JSON and was left out")
-            self.metadata = {}
+            self.notes.append("what stands before the events is no valid JSON: its base is kept")
+            base = _BASE.search(head)
+            self.metadata = {"baseTimeNanoseconds": int(base[1])} if base else {}
         self.metadata.pop("", None)
         return True
 
@@ -165,5 +169,7 @@ class EventStream:
 
 
 def _fit_floats(events: list[Event]) -> bool:
-    instants = [event.ts for event in events if event.ts.__class__ is float]
-    return not instants or (max(instants) < EXACT_BELOW_US and min(instants) > -EXACT_BELOW_US)
+    instants: list[Any] = list(map(_INSTANT, events))
+    if set(map(type, instants)) != {float}:
+        instants = [instant for instant in instants if instant.__class__ is float] or [0.0]
+    return max(instants) < EXACT_BELOW_US and min(instants) > -EXACT_BELOW_US

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
+
+from isal import isal_zlib
 
 from fapool.errors import ProfileFileError
 
@@ -52,16 +53,16 @@ def _unzipped(file, notes: list[str], block_bytes: int) -> Iterator[bytes]:
 
 def _members(file, notes: list[str]) -> Iterator[bytes]:
     """Text of all members of a gzipped file, one after the other, in small pieces."""
-    unzip, pending = zlib.decompressobj(wbits=31), b""
+    unzip, pending = isal_zlib.decompressobj(wbits=31), b""
     while pending := pending or file.read(PIECE_BYTES):
         if unzip.eof:
             if not pending.startswith(GZIP_MAGIC[:1]):
                 notes.append("bytes behind the gzipped text were left out")
                 return
-            unzip = zlib.decompressobj(wbits=31)
+            unzip = isal_zlib.decompressobj(wbits=31)
         try:
             yield unzip.decompress(pending)
-        except zlib.error as error:
+        except isal_zlib.error as error:
             notes.append(f"the gzipped file is broken and was read up to there ({error})")
             return
         pending = unzip.unused_data

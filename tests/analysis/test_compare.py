@@ -75,6 +75,8 @@ def test_differences_name_the_fields_that_differ_and_no_others():
         "plan.pool": [2, None],
         "plan.base_attends": [False, None],
         "plan.overlap": ["auto", None],
+        "plan.kv": ["sharded", None],
+        "plan.reduction": ["flat", None],
         "plan.threshold": [64, None],
         "plan.tp": [None, 4],
         "plan.pp": [None, 1],

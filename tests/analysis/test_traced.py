@@ -85,7 +85,7 @@ def expected_of(ranks: list[dict], rank: int, window: range) -> dict[str, int]:
 
 
 @settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(ranks_of_kernels, borders_of_steps)
 def test_parts_are_those_that_counting_every_nanosecond_finds(tmp_path, ranks, borders):
@@ -159,14 +159,13 @@ def test_names_and_places_outside_of_steps_are_said(tmp_path):
     assert any("0.000 ms of activity lies before or after" in note for note in notes)
 
 
-@pytest.mark.ranks
-def test_a_data_parallel_program_of_nobodys_in_particular_is_broken_down(tmp_path):
+def train(folder: Path, kind: str) -> Path:
+    """Two ranks of a data-parallel program, under torch's profiler; where their traces are."""
     command = [sys.executable, str(ROOT / "tests" / "traces" / "ddp_program.py")]
     environment = os.environ | {"KINETO_LOG_LEVEL": "6", "OMP_NUM_THREADS": "1"}
-    folder, store = tmp_path / "log", str(tmp_path / "store")
+    said_to_all = [str(folder / "store"), str(folder / "log"), kind]
     ranks = [
-        subprocess.Popen([*command, str(rank), store, str(folder)], env=environment)
-        for rank in range(2)
+        subprocess.Popen([*command, str(rank), *said_to_all], env=environment) for rank in range(2)
     ]
     try:
         assert [rank.wait(DEADLINE_S) for rank in ranks] == [0, 0]
@@ -174,7 +173,12 @@ def test_a_data_parallel_program_of_nobodys_in_particular_is_broken_down(tmp_pat
         for rank in ranks:
             rank.kill()
             rank.wait()
-    found = read_folder(folder, ops=None)
+    return folder / "log"
+
+
+@pytest.mark.ranks
+def test_a_data_parallel_program_on_cpus_is_broken_down(tmp_path):
+    found = read_folder(train(tmp_path, "cpu"), ops=None)
     assert [(trace.rank, trace.world) for trace in found.traces] == [(0, 2), (1, 2)]
     assert not found.notes
     parted = break_down(found.traces)
@@ -182,6 +186,24 @@ def test_a_data_parallel_program_of_nobodys_in_particular_is_broken_down(tmp_pat
     assert set(parted.steps["method"]) == {"host ops"}
     assert (parted.steps[[COMPUTE, COMMUNICATION]] > 0).all(axis=None)
     assert "ranks 0, 1: no kernels" in " ".join(parted.notes)
+
+
+@pytest.mark.ranks
+@pytest.mark.gpu(2)
+@pytest.mark.filterwarnings("ignore:The inplace keyword")
+def test_a_data_parallel_program_on_gpus_is_broken_down_as_hta_does(tmp_path, monkeypatch):
+    monkeypatch.setenv("HTA_DISABLE_NS_ROUNDING", "1")
+    folder = train(tmp_path, "cuda")
+    parted = break_down(read_folder(folder).traces)
+    assert set(parted.steps["method"]) == {"kernels"}
+    assert parted.meetings.communication >= 2 * 3  # a bucket of gradients in each step
+    assert parted.meetings.matched == parted.meetings.communication
+    assert not any("by their name" in note for note in parted.notes)
+    agreement = pytest.importorskip("benchmarks.trace_agreement")
+    pytest.importorskip("hta")
+    found = agreement.agreement(folder, agreement.theirs(folder))
+    assert found["differences"] == []
+    assert found["apart_percent"] < 0.1
 
 
 @pytest.mark.ranks

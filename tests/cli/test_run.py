@@ -109,6 +109,27 @@ def test_what_cannot_run_here_is_refused_before_there_is_a_folder(
     assert Store(profiles).runs() == []
 
 
+@pytest.mark.parametrize(
+    ("local", "own", "found"), [("2", None, 2), ("2", 1, 1), ("4", None, None), (None, None, None)]
+)
+def test_nodes_are_those_of_torchrun_unless_the_spec_says_them(
+    profiles, monkeypatch, local, own, found
+):
+    if local:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
+    else:
+        monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    merging = FAPool(base=1, pool=3, threshold=32, reduction="hierarchical")
+    seen = []
+    monkeypatch.setattr(run_command, "_check_here", lambda spec, *_: seen.append(spec))
+    monkeypatch.setattr(run_command, "_shared", [0])
+    for rank in ("4", "5"):  # beyond the plan: nothing is started
+        monkeypatch.setenv("RANK", rank)
+        run_command.run_spec(make_spec(plan=merging, ranks_per_node=own), Store(profiles))
+        run_command.run_spec(make_spec(plan=Static(tp=2)), Store(profiles))
+    assert [spec.ranks_per_node for spec in seen] == [found, None] * 2
+
+
 def test_ranks_of_one_machine_share_its_memory(written, profiles, monkeypatch):
     spec = make_spec(plan=Static(tp=2))
     need = max(sum(rank.values()) for rank in footprint(spec))

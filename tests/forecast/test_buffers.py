@@ -6,7 +6,7 @@ import torch
 from fapool.deals import BASE
 from fapool.forecast.buffers import LINKS, PROBE_BLOCKS, SUM_BYTES, buffer_bytes, most_rows
 from fapool.forecast.memory import handed_over
-from fapool.forecast.overlap import piece_rows
+from fapool.pieces import piece_rows
 from fapool.runtime.exchange.lanes import places_of
 from fapool.runtime.exchange.layout import base_places, pool_places
 from fapool.runtime.exchange.link import route

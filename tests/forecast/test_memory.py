@@ -25,6 +25,13 @@ PLANS = st.one_of(
         lease_ranks=st.none(),
         base_attends=st.booleans(),
     ).filter(lambda plan: plan.pool or not plan.base_attends),
+    st.builds(
+        FAPool,
+        pool=st.integers(2, 4),
+        threshold=st.integers(16, 90),
+        lease_ranks=st.sampled_from([1, 2, None]),
+        kv=st.just("shared"),
+    ),
     st.builds(Helix, kvp=st.sampled_from([1, 2, 4]), tp=st.sampled_from([1, 2])),
 )
 MANY = Model.preset("tiny", heads=6, kv_heads=6, ffn=96)
@@ -51,7 +58,9 @@ def blocks_touched(spec: RunSpec, requests: list[Request]) -> dict[int, int]:
             lease = book.leases.get(request)
             deal = lent_deal(spec, lease.columns) if lease else home_deal(spec)
             for block in range(-(-length // spec.block)):
-                held[deal.pattern[block % len(deal.pattern)]] += 1
+                owners = [deal.pattern[block % len(deal.pattern)]]
+                for keeper in deal.pattern if deal.copied else owners:
+                    held[keeper] += 1
         for keeper, number in held.items():
             most[keeper] = max(most[keeper], number)
         book.give_back(step.finished)
@@ -69,11 +78,15 @@ def test_what_is_reserved_holds_every_token_at_every_step(plan, lengths, batch):
         assert number <= reserved[keeper]
 
 
-def test_equal_requests_reserve_exactly_what_they_fill():
-    spec = make_spec(FAPool(pool=3, threshold=16), batch=4, context=90, output=8)
+@pytest.mark.parametrize(
+    ("kv", "blocks"),  # of 97 tokens 7, by 16: of four requests dealt out, or whole to each column
+    [("sharded", {0: 12, 1: 8, 2: 8}), ("shared", dict.fromkeys(range(3), 28))],
+)
+def test_equal_requests_reserve_exactly_what_they_fill(kv, blocks):
+    spec = make_spec(FAPool(pool=3, threshold=16, kv=kv), batch=4, context=90, output=8)
     requests = [Request(id=i, context=90, output=8) for i in range(4)]
     assert peak_blocks(spec, requests) == blocks_touched(spec, requests)
-    assert peak_blocks(spec, requests) == {0: 12, 1: 8, 2: 8}  # 97 tokens: 7 blocks of 16
+    assert peak_blocks(spec, requests) == blocks
 
 
 def test_a_request_that_crosses_leaves_its_base_blocks_to_the_next():

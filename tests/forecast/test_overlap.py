@@ -2,18 +2,17 @@
 
 import pytest
 
-from fapool.forecast.overlap import FEWEST_ROWS, IN_FLIGHT, Halving, piece_rows
+from fapool.forecast.overlap import Halving
 from fapool.spec import FAPool, RunSpec, Workload
 
 BANDWIDTH = 4.45e12  # bytes/s
 
 
-def make_spec(overlap="auto", *, base=1, pool=3, batch=64, model="paper-4l", chunk=2048, **plan):
+def make_spec(overlap="auto", *, base=1, pool=3, batch=64, model="paper-4l", **plan):
     return RunSpec(
         model=model,
         plan=FAPool(base=base, pool=pool, threshold=2048, overlap=overlap, **plan),
         workload=Workload(batch=batch, context=16384, output=64),
-        prefill_chunk=chunk,
     )
 
 
@@ -40,6 +39,14 @@ def test_a_base_that_attends_as_long_as_its_pool_is_not_made_to_read_its_weights
     assert parts(joint, 64, 64 * 4096) == parts(joint, 64, 64 * 16384) == 1
 
 
+def test_columns_that_attend_for_whole_requests_read_one_at_least():
+    """Two requests on three columns: one of these reads half of all keys, not a third."""
+    tokens = round(1.3 * WEIGHTS / (TOKEN / 2))
+    assert parts(make_spec(kv="shared"), 2, tokens) == 2
+    assert parts(make_spec(), 2, tokens) == 1
+    assert parts(make_spec(kv="shared"), 64, tokens) == 1
+
+
 @pytest.mark.parametrize("overlap", ["auto", "always"])
 def test_what_nobody_waits_for_is_not_cut(overlap):
     assert parts(make_spec(overlap), 1, 10**9) == 1
@@ -49,24 +56,3 @@ def test_what_nobody_waits_for_is_not_cut(overlap):
 def test_the_user_has_the_last_word():
     assert parts(make_spec("never"), 64, 10**9) == 1
     assert parts(make_spec("always"), 64, 1) == 2
-    assert piece_rows(make_spec("never", chunk=8192)) == 8192
-    assert piece_rows(make_spec("always", chunk=512)) == 512 // IN_FLIGHT
-
-
-@pytest.mark.parametrize("chunk", [256, 1024, 2048, 3072, 4096, 8192, 65536])
-def test_pieces_of_a_prefill_step_fill_the_chunk_and_keep_products_large(chunk):
-    rows = piece_rows(make_spec(chunk=chunk))
-    assert rows >= min(chunk, FEWEST_ROWS)
-    assert -(-chunk // rows) <= IN_FLIGHT
-    assert (rows < chunk) == (chunk >= 2 * FEWEST_ROWS)
-
-
-def test_pieces_in_flight_are_as_many_as_hide_queries_and_partials_of_three_pool_ranks():
-    """While one piece is sent, attended and sent back, the others keep the base busy."""
-    rows, hidden = piece_rows(make_spec(chunk=8192)), 4096 * 2
-    products = rows * 2 * (4 * 4096**2 + 2 * 4096 * 16384) / 790e12
-    there = rows * (3 * hidden + 2 * hidden) / 345e9  # queries thrice, keys and values once
-    back = rows * 3 * (hidden + 4 * 32) / 345e9
-    attention = products  # as busy as the base
-    way = products + there + attention + back
-    assert 2 * products < way <= 3 * products < IN_FLIGHT * products

@@ -135,11 +135,12 @@ def test_a_span_that_served_several_exchanges_is_one_slice_that_all_of_them_reac
     assert {e["name"] for e in inside} == {at["channel"], "3>1"}
 
 
-def test_clocks_that_may_be_apart_are_told_with_their_ranks(folder):
-    bounds = {str(rank): 4_200 * (rank > 1) for rank in range(4)}
-    write_merged(folder, {"uncertainty_ns": bounds, "notes": ["rank 3: asked in vain"]})
-    trace = orjson.loads(gzip.decompress((folder.path / NAME).read_bytes()))
-    assert trace["fapool"] == {"uncertainty_ns": bounds, "notes": ["rank 3: asked in vain"]}
+def test_clocks_that_may_be_apart_are_told_with_their_ranks(tmp_path):
+    found = RunFolder(write_run(tmp_path).path)
+    clock = {"uncertainty_ns": {str(rank): 4_200 * (rank > 1) for rank in range(4)}}
+    found.write_json("environment.json", {"ranks": [], "clock": clock})
+    trace = load(found)
+    assert trace["otherData"]["clock"] == clock
     names = [e["args"]["name"] for e in trace["traceEvents"] if e["name"] == "process_name"]
     assert names[1:3] == ["rank 1 · base", "rank 2 · pool · clock ± 4.2 µs"]
 
@@ -150,7 +151,7 @@ def test_what_no_viewer_would_open_is_left_out_on_all_ranks_alike(folder):
     slices = [e for e in trace["traceEvents"] if e["ph"] == "X"]
     spans = [e for e in slices if e["cat"] != "step"]
     assert 90 <= len(spans) <= 100
-    (note,) = trace["fapool"]["notes"]
+    (note,) = trace["otherData"]["notes"]
     assert note.startswith(f"only the first {len(spans)} of {len(rows(folder, 'events'))} spans")
     latest = max(nanoseconds(e, EPOCH_NS)[0] for e in spans)
     left_out = [row for row in rows(folder, "events") if row["start_ns"] > latest]
@@ -230,7 +231,7 @@ def test_a_trace_that_cannot_be_read_is_said_and_the_rest_is_there(tmp_path):
     run = write_run(tmp_path)
     (run.path / "trace" / "rank0.1.pt.trace.json.gz").write_bytes(b"no trace at all")
     trace = load(RunFolder(run.path))
-    (note,) = trace["fapool"]["notes"]
+    (note,) = trace["otherData"]["notes"]
     assert note.startswith("rank0.1.pt.trace.json.gz")
     assert len([e for e in trace["traceEvents"] if e["ph"] == "X"]) > 100
 
@@ -252,3 +253,11 @@ def nanoseconds(event: dict, base: int) -> tuple[int, int]:
     """Times of these traces are short enough for floats to the nanosecond."""
     start, length = round(event["ts"] * 1000), round(event["dur"] * 1000)
     return base + start, base + start + length
+
+
+def test_the_trace_states_how_well_its_clocks_agree(tmp_path):
+    folder = RunFolder(write_run(tmp_path).path)
+    assert load(folder)["otherData"] == {"clock": {}, "notes": []}
+    stated = {"uncertainty_ns": {"0": 0, "1": 4_100}}
+    folder.write_json("environment.json", {"ranks": [], "clock": stated})
+    assert load(folder)["otherData"] == {"clock": stated, "notes": []}

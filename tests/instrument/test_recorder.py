@@ -9,7 +9,7 @@ import torch
 from fapool.instrument import ranges
 from fapool.instrument.recorder import Recorder, no_span
 from fapool.instrument.spans import numbered
-from fapool.phases import EVENTS, STEPS, Category, Phase, Role
+from fapool.phases import EVENTS, STEPS, TRACED, Category, Phase, Role
 
 CPU = torch.device("cpu")
 LABELS = {"kind": "decode", "requests": 2, "tokens": 2, "leased": 1, "kv_tokens": 40}
@@ -319,3 +319,27 @@ def test_exchanges_of_a_graph_have_numbers_of_their_own_in_every_step():
     assert found[:4] == [(1 << 20) + 40, (1 << 20) + 41, (1 << 20) + 42, -1]
     assert len(set(found)) == 3 * 3 + 1
     assert [labels[:4] for labels, _, _ in replays[2]] == [labels[:4] for labels, _, _ in graph]
+
+
+def test_traced_steps_are_kept_apart_and_other_warm_ups_are_not(recorder, clock):
+    for repeat, phase in ((-1, Phase.EMBED), (0, Phase.FFN), (TRACED, Phase.MERGE)):
+        recorder.begin(repeat)
+        with recorder.span(phase):
+            clock.go(7)
+        recorder.end_step(step=1, **LABELS)
+    for traced, repeat, phase in ((False, 0, "ffn"), (True, TRACED, "merge")):
+        events, steps = recorder.columns(traced=traced)
+        assert (events["repeat"], events["phase"]) == ([repeat], [phase])
+        assert (steps["repeat"], steps["step"]) == ([repeat], [1])
+
+
+def test_the_end_of_a_step_is_announced_at_its_border(recorder, clock):
+    ended = []
+    recorder.at_border = lambda step: (ended.append((step, clock.now)), clock.go(3))
+    recorder.begin(0)
+    for step in (4, 5):
+        clock.go(10)
+        recorder.end_step(step=step, **LABELS)
+    _, steps = recorder.columns()
+    assert ended == [(4, 1_010), (5, 1_023)]
+    assert [end - 5_000_000 for end in steps["end_ns"]] == [1_010, 1_023]

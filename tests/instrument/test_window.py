@@ -90,6 +90,19 @@ def test_a_run_that_stops_inside_the_window_leaves_the_steps_it_took(folder, one
     assert window.close() is None
 
 
+def test_a_window_that_is_stopped_by_its_end_alone_traces_what_follows_its_last_step(folder):
+    recorder = Recorder(rank=0, role=Role.BASE, device=torch.device("cpu"))
+    window = ProfilerWindow(folder, 0, 1, recorder, 0, 1, stop_on_close=True)
+    window.step_begins(0)
+    window.step_ends(0)
+    assert recorder.profiling
+    torch.ones(2, 2) @ torch.ones(2, 2)
+    events = read(window.close())["traceEvents"]
+    assert not recorder.profiling
+    assert [e["name"] for e in events if "ProfilerStep" in e.get("name", "")] == ["ProfilerStep#0"]
+    assert any(e.get("name") == "aten::matmul" for e in events)
+
+
 def test_an_empty_window_writes_nothing(folder):
     window, profiling = profiled(folder, first=0, num=0, steps=2)
     assert not any(profiling)

@@ -16,9 +16,18 @@ from fapool.runtime.rows import KVView
 from fapool.schedule import Segment
 
 CPU = torch.device("cpu")
-LONGEST, BLOCKS, NOBODY = 20, 64, 99
+LONGEST, BLOCKS, NOBODY = 20, 160, 99
 KEEPERS = (BASE, 0, 1, 2)
-DEALS = (HOME, Deal((0, 1, 2)), Deal((2, 0)), Deal((BASE, 0, 1, 0)), Deal((1,)))
+COPIED = [Deal((0, 1, 2), copied=True, reader=reader) for reader in (0, 2)]
+DEALS = (
+    *COPIED,
+    Deal((2, 1), copied=True, reader=1),
+    HOME,
+    Deal((0, 1, 2)),
+    Deal((2, 0)),
+    Deal((BASE, 0, 1, 0)),
+    Deal((1,)),
+)
 
 
 def make_cache(block: int) -> KVCache:
@@ -48,7 +57,9 @@ class Ranks:
 
     def owned(self, request: int, tokens: int, keeper: int) -> list[int]:
         """Which of the first `tokens` positions lie with `keeper`, one by one."""
-        pattern = self.deals[request].pattern
+        pattern, copied = self.deals[request].pattern, self.deals[request].copied
+        if copied:
+            return list(range(tokens)) if keeper in pattern else []
         return [p for p in range(tokens) if pattern[p // self.block % len(pattern)] == keeper]
 
     def place(self, request: int, tokens: int, deal: Deal) -> None:
@@ -102,7 +113,8 @@ class Ranks:
         lengths, slots = [], []
         for segment in segments:
             here = self.owned(segment.request, segment.end, keeper)
-            lengths.append(len(here))
+            deal = self.deals[segment.request]
+            lengths.append(0 if deal.copied and deal.reader != keeper else len(here))
             new = segment.start in here
             slots.append(cache.slots(segment.request, [len(here) - 1])[0] if new else NOT_HERE)
             assert not here or cache.tokens[segment.request] == len(here)
@@ -175,6 +187,18 @@ def test_a_table_is_written_anew_when_a_request_moves_and_stays_with_the_batch()
     ranks.place(3, 2, HOME)  # into what request 1 left
     ranks.step([3, 0, 1, 2])
     ranks.step([2, 3])
+
+
+def test_who_attends_changes_while_everybody_stays_where_they_are():
+    """As when a lease on other columns begins: none of the requests here has come or gone."""
+    ranks = Ranks(block=2, rows=3)
+    for request in (0, 1):
+        ranks.place(request, 3, COPIED[0])
+    ranks.step([0, 1])
+    ranks.deals[1] = COPIED[1]
+    for frame in ranks.frames.values():
+        frame.reseat()
+    ranks.step([0, 1])
 
 
 class FakeSplitter:

@@ -1,6 +1,6 @@
 """Bodies of decode steps: called plainly, or captured once and replayed."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -127,6 +127,23 @@ def test_graphs_are_let_go_without_a_wait_for_the_device_when_a_run_fails(no_dev
     waits.clear()
     found.close()
     assert waits == [CPU]
+
+
+def test_replays_are_named_in_a_trace_by_the_graph_that_was_captured(no_device, monkeypatch):
+    recorder, named = make_recorder(CPU, sample_every=2), []
+    monkeypatch.setattr(
+        graphs, "replay_range", lambda number: named.append(number) or nullcontext()
+    )
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=0))
+    recorder.captures.wanted = True
+    found = Graphs(CPU, recorder, enabled=True)
+    play(found, recorder, "aab")
+    assert named == []
+    recorder.profiling = True
+    play(found, recorder, "aaab")
+    assert named == [0, 1, 0, 3]  # two a key, the second with events, on every other step
+    assert [graph.sampled for graph in recorder.captures.graphs] == [False, True] * 2
+    assert all("no driver" in graph.note or not graph.runs for graph in recorder.captures.graphs)
 
 
 class OnGpu:

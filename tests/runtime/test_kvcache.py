@@ -168,13 +168,13 @@ def test_every_coming_and_going_is_counted_so_that_tables_are_written_anew():
     assert cache.num_tokens == 0
 
 
-def test_a_slot_is_where_the_slots_of_all_positions_say():
+def test_slots_run_through_a_request_s_blocks_wherever_these_lie():
     cache = make_cache(9)
     for request in range(9):
         cache.reserve(request, 1)
     for request in (1, 3, 6):
         cache.free(request)
     cache.reserve(20, 3)
-    every = cache.slots(20, range(12))
-    assert [cache.slot(20, position) for position in range(12)] == every
-    assert every == [block * BLOCK + rest for block in (1, 3, 6) for rest in range(BLOCK)]
+    every = [block * BLOCK + rest for block in (1, 3, 6) for rest in range(BLOCK)]
+    assert cache.slots(20, range(12)) == every
+    assert cache.slots(20, (7, 0)) == [every[7], every[0]]

@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 
 from fapool.analysis.breakdown import PARTS, breakdown
+from fapool.analysis.depths import traced_run
 from fapool.analysis.kv import per_request
 from fapool.analysis.load import load
 from fapool.forecast.memory import footprint
-from fapool.phases import Category, Owner, Role
+from fapool.phases import TRACED, Category, Owner, Role
 from fapool.spec import Capture, FAPool, Helix, Model, RunSpec, Static, TraceWorkload, Workload
 from fapool.store import Run, RunFolder, Store
 from fapool.topology import home_deal, lease_width, lent_deal, place
@@ -29,6 +30,8 @@ PLANS = [
     Helix(kvp=2, tp=2),
     FAPool(base=1, pool=3, threshold=12),
     FAPool(base=2, pool=2, threshold=12),
+    FAPool(base=1, pool=3, threshold=12, kv="shared"),
+    FAPool(base=1, pool=3, threshold=12, reduction="hierarchical"),
 ]
 
 
@@ -254,3 +257,24 @@ def test_a_traced_run_brings_the_trace_of_every_rank(crew, profiles, tmp_path):
     run, _ = run_on(crew, spec)
     assert [path.name.split(".")[0] for path in run.traces] == ["rank0", "rank1", "rank2", "rank3"]
     assert breakdown(load(run)).unmatched == 0
+    check_depths(run)
+
+
+def check_depths(run: Run) -> None:
+    """The live spans of the traced steps and the trace say the same of them."""
+    measured, traced = run.table("steps"), run.table("traced_steps")
+    assert set(traced["repeat"]) == {TRACED}
+    assert not (measured["repeat"] == TRACED).any()
+    last = traced["step"].max()
+    assert sorted(traced["step"]) == sorted(measured.loc[measured["step"] <= last, "step"])
+    found = traced_run(run)
+    depths, steps = found.depths, found.found.parted.steps
+    assert found.found.unattributed.empty
+    assert found.found.parted.unmatched == 0
+    assert depths.rows.groupby("rank")["step"].nunique().tolist() == [2] * 4
+    told = traced[traced["kind"] == "decode"].set_index(["rank", "step"])
+    for step in steps[steps["kind"] == "decode"].itertuples():
+        live = told.loc[(step.rank, step.step)]
+        wall = live["end_ns"] - live["start_ns"]
+        assert abs(step.wall_ns - wall) < 0.03 * wall
+    assert depths.worst < 0.03

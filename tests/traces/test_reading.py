@@ -226,6 +226,13 @@ def test_a_word_that_does_not_end_costs_its_own_event_in_kinetos_form(tmp_path):
     assert trace.metadata == forms.HEAD | forms.TAIL
 
 
+def test_a_head_that_is_no_json_costs_itself_but_not_the_base(tmp_path):
+    text = forms.kineto(EVENTS).replace('"nccl"', '"nccl')
+    trace = read(forms.write(tmp_path / "rank3.json", text))
+    assert (trace.num_events, trace.rank, trace.base_ns) == (len(EVENTS), 3, BASE_NS)
+    assert len(trace.notes) == 1
+
+
 @pytest.mark.parametrize("number", ["nan", "-nan", "NaN", "inf", "Infinity", "-Infinity"])
 def test_numbers_that_json_does_not_know_do_no_harm(tmp_path, number):
     text = forms.kineto([kernel(1_000, 2_000, occupancy=77)]).replace("77", number)

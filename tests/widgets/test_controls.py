@@ -43,6 +43,29 @@ def test_without_a_pool_the_tick_that_the_base_attends_too_says_nothing(controls
     assert controls.spec().plan == FAPool(base=1, pool=2, threshold=512, base_attends=True)
 
 
+@pytest.mark.parametrize(
+    ("pool_keys", "fields"),
+    [
+        ("dealt out over the pool", {}),
+        ("dealt out, merged in nodes", {"reduction": "hierarchical"}),
+        ("all on each pool rank", {"kv": "shared"}),
+    ],
+)
+def test_where_keys_lie_is_chosen_where_there_is_a_pool(controls, pool_keys, fields):
+    assert controls.plan.pool_keys in controls.plan.children
+    controls.set(pool_keys=pool_keys)
+    assert controls.spec().plan == FAPool(base=1, pool=3, threshold=512, **fields)
+    controls.set(pool=0)
+    assert controls.spec().plan == FAPool(base=1, pool=0, threshold=512)
+
+
+def test_keys_on_each_rank_and_a_base_that_attends_exclude_each_other(controls):
+    controls.set(pool_keys="all on each pool rank", base_attends=True)
+    assert "plan.kv" in controls.verdict.value
+    with pytest.raises(SpecError, match=r"leave out plan\.base_attends"):
+        controls.spec()
+
+
 def test_a_static_layout_is_chosen_among_those_that_fit(controls):
     controls.set(plan="Static", static=(2, 2))
     assert controls.spec().plan == Static(tp=2, pp=2)
@@ -123,6 +146,8 @@ def test_a_threshold_below_one_block_is_said_at_once(controls, tmp_path):
         ({"context": 512, "threshold": 512}, "while they generate"),
         ({"context": 256, "threshold": 512}, "never touched"),
         ({"base_attends": True}, "while they are read. The base attends beside it."),
+        ({"pool_keys": "all on each pool rank"}, "Each pool rank has all of its keys."),
+        ({"pool_keys": "dealt out, merged in nodes"}, "Partials are merged in each node first."),
         ({"pool": 0}, "no pool"),
         ({"pool": 0, "base_attends": True}, "no pool"),
         ({"plan": "Static", "static": (2, 2)}, "2 stages"),
@@ -140,7 +165,7 @@ def test_the_panel_says_what_will_happen(controls, changes, said):
 def test_gpus_are_offered_other_sizes(controls):
     controls.fit(4, "cuda")
     spec = controls.spec()
-    assert (spec.model.name, spec.block, spec.prefill_chunk) == ("paper-4l", 256, 2048)
+    assert (spec.model.name, spec.block, spec.prefill_chunk) == ("paper-4l", 256, 8192)
     assert controls.workload.context.options[-1] == ("128K", 131072)
 
 

@@ -3,7 +3,8 @@
 `auto` takes, for prefill and decode each, the first of its order that fits the device: cuDNN's
 prefill is the fastest on Hopper and slower than flash-attn before it. In decode our own kernel
 comes first, flash-attn's paged one next and torch's own FlashAttention-2 after them: cuDNN's plans
-are compiled for one length each, and lengths change with every step.
+are compiled for one length each, and lengths change with every step. That is why its prefill is
+put to it in tiles of few lengths.
 """
 
 from __future__ import annotations
@@ -17,15 +18,24 @@ from fapool.runtime.attention.aten import Aten
 from fapool.runtime.attention.base import Backend
 from fapool.runtime.attention.cpu import Cpu
 from fapool.runtime.attention.cudnn import Cudnn
+from fapool.runtime.attention.cudnn_tiled import CudnnTiled
 from fapool.runtime.attention.flash_attn import FlashAttn
 from fapool.runtime.attention.reference import Reference
 from fapool.runtime.attention.triton import Triton
 
-ALL: tuple[Backend, ...] = (Reference(), Cpu(), Aten(), Cudnn(), FlashAttn(), Triton())
+ALL: tuple[Backend, ...] = (
+    Reference(),
+    Cpu(),
+    Aten(),
+    Cudnn(),
+    CudnnTiled(),
+    FlashAttn(),
+    Triton(),
+)
 BACKENDS = {backend.name: backend for backend in ALL}
 
 ORDER = {
-    "prefill": ("cudnn", "flash_attn", "aten", "cpu", "reference"),
+    "prefill": ("cudnn_tiled", "flash_attn", "aten", "cudnn", "cpu", "reference"),
     "prefill before Hopper": ("flash_attn", "aten", "cudnn", "cpu", "reference"),
     "decode": ("triton", "flash_attn", "aten", "cudnn", "cpu", "reference"),
 }

@@ -9,7 +9,7 @@ Q != S, so `causal` implies Q = S.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -30,6 +30,12 @@ class Backend(Protocol):
         """q [B, Q, H, D], k and v [B, S, K, D], S >= 1 -> out [B, Q, H, D], lse [B, H, Q]."""
 
 
+class GrainedBackend(Backend, Protocol):
+    """A kernel that does lengths which fill a grain in another way than others."""
+
+    grain: int  # tokens
+
+
 class PagedBackend(Backend, Protocol):
     """A kernel that reads blocks in place, with lengths of its own for every request.
 
@@ -40,6 +46,21 @@ class PagedBackend(Backend, Protocol):
 
     def paged(self, q: Tensor, view: KVView) -> tuple[Tensor, Tensor]:
         """q [B, Q, H, D] -> out, lse as `dense`; an empty row gives (0, -inf)."""
+
+
+class Unmerged(NamedTuple):
+    """Partials of the work items that rows were cut into: row b has first[b] .. first[b + 1]."""
+
+    out: Tensor  # [I, H, D] fp32
+    lse: Tensor  # [I, H] fp32
+    first: Tensor  # [B + 1] int32
+
+
+class ItemBackend(PagedBackend, Protocol):
+    """A paged kernel for one query a row that can leave the merging of its items to others."""
+
+    def unmerged(self, q: Tensor, view: KVView) -> Unmerged:
+        """q [B, H, D] -> items, good until the next call on the current stream."""
 
 
 def reads_pages(backend: Backend, block_tokens: int) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fapool.runtime.attention.aten import Aten
-from fapool.runtime.attention.base import Backend, over
+from fapool.runtime.attention.base import Backend, Unmerged, over
 from fapool.runtime.attention.reference import Reference
 from fapool.runtime.kernels.splits import SplitPlan, packed_size
 from fapool.runtime.rows import FixedRows, KVView, Rows
@@ -61,19 +61,22 @@ class Triton:
 
     def paged(self, q: Tensor, view: KVView) -> tuple[Tensor, Tensor]:
         """See `PagedBackend.paged`."""
-        rows, tokens, heads, dim = q.shape
+        rows, tokens, heads = q.shape[:3]
         if tokens != 1:
             part = over(_other(q), q, view)
             return part.out.view_as(q), part.lse.view(rows, tokens, heads).transpose(1, 2)
         out = torch.empty_like(q)
         lse = torch.empty((rows, heads), dtype=torch.float32, device=q.device)
+        combine(*self.unmerged(q[:, 0], view), out[:, 0], lse)
+        return out, lse[:, :, None]
+
+    def unmerged(self, q: Tensor, view: KVView) -> Unmerged:
+        """See `ItemBackend.unmerged`."""
         kernel = self.kernel(q, view)
         items = self.items(view.rows, kernel)
-        partials = self.scratch(items.num_items, heads, dim, q.device)
-        pages = (view.k_pages, view.v_pages)
-        kernel(q[:, 0], pages, view.rows.table, items, *partials)
-        combine(*partials, items.first, out[:, 0], lse)
-        return out, lse[:, :, None]
+        partials = self.scratch(items.num_items, *q.shape[1:], q.device)
+        kernel(q, (view.k_pages, view.v_pages), view.rows.table, items, *partials)
+        return Unmerged(*partials, items.first)
 
     def kernel(self, q: Tensor, view: KVView) -> Decode:
         """The kernel for queries q [..., H, D] over the view's K KV heads."""

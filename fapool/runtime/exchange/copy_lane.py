@@ -14,14 +14,11 @@ from math import prod
 
 import torch
 import torch.distributed as dist
-import torch.distributed._symmetric_memory as symmetric
 from torch import Tensor
 
 from fapool.phases import Phase
-from fapool.runtime.exchange.arena import TIMEOUT_MS, meet
 from fapool.runtime.exchange.lane import LaneSpans, Outline, Parcel, Stop
-
-ALIGNMENT = 256  # bytes
+from fapool.runtime.exchange.mapped import Mapped, aligned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,19 +51,13 @@ class Yard:
     def __init__(
         self, group: dist.ProcessGroup, device: torch.device, places: Sequence[Places]
     ) -> None:
-        self.rank, self.world = dist.get_rank(group), dist.get_world_size(group)
         self._places = places
         self.num_bytes = max(1, *(at.num_bytes for at in places))
-        memory = symmetric.empty(self.num_bytes, dtype=torch.uint8, device=device)
-        self.handle = meet(memory, group)
-        ranks = range(self.world)
-        self._memory = [self.handle.get_buffer(r, (self.num_bytes,), torch.uint8) for r in ranks]
-        pad = (max(at.slots for at in places) * self.world,)
-        self.pads = [self.handle.get_signal_pad(r, pad, torch.uint32) for r in ranks]
+        self.mapped = Mapped(group, device, self.num_bytes, max(at.slots for at in places))
 
     def parcel(self, rank: int, slot: int, index: int) -> Tensor:
         """Bytes at `rank` for what its `index`-th partner sends in a slot."""
-        return self._memory[rank][self._places[rank].of(slot, index)]
+        return self.mapped.memory[rank][self._places[rank].of(slot, index)]
 
 
 class CopyLane:
@@ -75,7 +66,7 @@ class CopyLane:
     def __init__(self, yard: Yard, indices: dict[int, int], spans: LaneSpans) -> None:
         self._yard, self._indices, self._spans = yard, indices, spans
         self._order = {rank: i for i, rank in enumerate(indices)}
-        self._stream = torch.cuda.Stream(priority=-1)
+        self._mapped = yard.mapped
         self._sent: dict[int, list[Tensor]] = {}  # read until the slot is answered
         self.peak_bytes = 0  # none but the yard's
 
@@ -83,8 +74,8 @@ class CopyLane:
         """See `Lane.send`."""
         sizes = {rank: sum(x.nbytes for x in tensors) for rank, tensors in parcels}
         with self._spans.sends(stop, sizes):
-            self._stream.wait_event(torch.cuda.current_stream().record_event())
-            with torch.cuda.stream(self._stream):
+            self._mapped.stream.wait_event(torch.cuda.current_stream().record_event())
+            with torch.cuda.stream(self._mapped.stream):
                 for rank, tensors in parcels:
                     self._write(stop.slot, rank, tensors)
         self._sent[stop.slot] = [x for _, tensors in parcels for x in tensors]
@@ -93,16 +84,16 @@ class CopyLane:
         """See `Lane.expect`."""
         found, sizes = [], {}
         for rank, shapes in outlines:
-            parcel = self._yard.parcel(self._yard.rank, stop.slot, self._order[rank])
+            parcel = self._yard.parcel(self._mapped.rank, stop.slot, self._order[rank])
             found.append(unpacked(parcel, shapes))
             sizes[rank] = sum(x.nbytes for x in found[-1])
-        return CopyArrival(self._yard, stop.slot, found, sizes, self._spans.waits(stop, sizes))
+        return CopyArrival(self._mapped, stop.slot, found, sizes, self._spans.waits(stop, sizes))
 
     def drain(self) -> None:
         """See `Lane.drain`."""
         if self._sent:
             with self._spans.within(Phase.DRAIN):
-                torch.cuda.current_stream().wait_stream(self._stream)
+                torch.cuda.current_stream().wait_stream(self._mapped.stream)
             self._sent.clear()
 
     def forget_peak(self) -> None:
@@ -115,32 +106,24 @@ class CopyLane:
             assert x.is_contiguous()
             if x.numel():
                 target.copy_(x, non_blocking=True)
-        # By the stream itself, after the copies: a kernel would wait for a free SM.
-        torch._C._distributed_c10d._SymmetricMemory.stream_write_value32(
-            self._yard.pads[rank], slot * self._yard.world + self._yard.rank, 1
-        )
+        self._mapped.signal(rank, slot)
 
 
 class CopyArrival:
     """See `Arrival`."""
 
     def __init__(
-        self, yard: Yard, slot: int, found: list[list[Tensor]], sizes: dict[int, int], span
+        self, mapped: Mapped, slot: int, found: list[list[Tensor]], sizes: dict[int, int], span
     ) -> None:
-        self._yard, self._slot, self._found, self._sizes = yard, slot, found, sizes
+        self._mapped, self._slot, self._found, self._sizes = mapped, slot, found, sizes
         self._span = span
 
     def wait(self) -> list[list[Tensor]]:
         """See `Arrival.wait`."""
         with self._span:
             for rank in self._sizes:
-                self._yard.handle.wait_signal(rank, channel=self._slot, timeout_ms=TIMEOUT_MS)
+                self._mapped.wait(rank, self._slot)
         return self._found
-
-
-def aligned(num_bytes: int) -> int:
-    """`num_bytes` rounded up."""
-    return -(-num_bytes // ALIGNMENT) * ALIGNMENT
 
 
 def unpacked(parcel: Tensor, shapes: Sequence[tuple[tuple[int, ...], torch.dtype]]) -> list[Tensor]:

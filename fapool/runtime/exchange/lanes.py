@@ -7,11 +7,12 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
-from fapool.forecast.overlap import IN_FLIGHT, piece_rows
 from fapool.phases import Phase, Role
-from fapool.runtime.exchange.copy_lane import ALIGNMENT, CopyLane, Places, Yard
+from fapool.pieces import IN_FLIGHT, piece_rows
+from fapool.runtime.exchange.copy_lane import CopyLane, Places, Yard
 from fapool.runtime.exchange.lane import Lane, LaneSpans
 from fapool.runtime.exchange.link import Route, route
+from fapool.runtime.exchange.mapped import ALIGNMENT
 from fapool.runtime.exchange.message_lane import MessageLane
 from fapool.runtime.partial import lse_dtype
 from fapool.runtime.span import Span
@@ -22,26 +23,32 @@ TENSORS = 3
 
 
 class Lanes(NamedTuple):
-    """Queries and new keys from base to pool; partials from pool to base."""
+    """Queries and new keys from base to pool; partials from pool to base, maybe merged before."""
 
     queries: Lane
     answers: Lane
     held_bytes: int  # for good
+    mates: MessageLane | None = None  # partials among pool ranks of a node
 
     @property
     def peak_bytes(self) -> int:
         """Most that messages held here since `forget_peak`."""
-        return self.held_bytes + self.queries.peak_bytes + self.answers.peak_bytes
+        among = self.mates.peak_bytes if self.mates else 0
+        return self.held_bytes + self.queries.peak_bytes + self.answers.peak_bytes + among
 
     def forget_peak(self) -> None:
         """See `Lane.forget_peak`."""
         self.queries.forget_peak()
         self.answers.forget_peak()
+        if self.mates:
+            self.mates.forget_peak()
 
     def drain(self) -> None:
         """See `Lane.drain`."""
         self.queries.drain()
         self.answers.drain()
+        if self.mates:
+            self.mates.drain()
 
 
 def open_lanes(
@@ -57,23 +64,34 @@ def open_lanes(
     """Both lanes at `rank`, for pieces of the spec's steps and of `least_rows`. Collective.
 
     `groups` carry one direction each: NCCL runs a pair's messages on a group in the order posted,
-    and the receive of one piece's answer would hold back another's query. `by_copies`: the ranks
-    can write each other's memory.
+    and the receive of one piece's answer would hold back another's query. What pool ranks merge
+    goes with the answers, which follow it at all of them. `by_copies`: the ranks can write each
+    other's memory, and merge nothing.
     """
     there = LaneSpans(span, rank, ":queries", (Phase.SEND_QUERY, Phase.WAIT_QUERY))
     back = LaneSpans(span, rank, ":answers", (Phase.SEND_PARTIALS, Phase.WAIT_PARTIALS))
     if not by_copies:
+        for group in groups:
+            _connect(group, device)
         queries, answers = (
             MessageLane(group, device, spans)
             for group, spans in zip(groups, (there, back), strict=True)
         )
-        return Lanes(queries, answers, 0)
+        phases = Phase.SEND_PARTIALS, Phase.WAIT_PARTIALS
+        mates = MessageLane(groups[1], device, LaneSpans(span, rank, ":mates", phases))
+        return Lanes(queries, answers, 0, mates)
     rows = max(piece_rows(spec), least_rows)
     routes = [route(spec, other) for other in range(spec.plan.world)]
     yard = Yard(groups[0], device, [places_of(spec, at, rows) for at in routes])
     indices = {end.rank: end.index for end in routes[rank].ends}
     lanes = (CopyLane(yard, indices, spans) for spans in (there, back))
     return Lanes(*lanes, yard.num_bytes)
+
+
+def _connect(group: dist.ProcessGroup, device: torch.device) -> None:
+    """NCCL connects a group when all of it first call: now, for of a piece some have no part."""
+    if dist.get_backend(group) == "nccl":
+        dist.all_reduce(torch.zeros(1, device=device), group=group)
 
 
 def places_of(spec: RunSpec, at: Route, rows: int) -> Places:

@@ -9,6 +9,8 @@ captured in a CUDA graph. Rows whose keys do not lie on a pool rank get an empty
       (own partial)                                  (append, partial over its blocks)
     out = collect(l, own) <---- out, lse --------  answer(l, partial)
 
+Pool ranks may merge their partials in teams first: then the first of a team answers for all of it.
+
     shapes:  B rows, H heads of a base rank, Hg heads and Kg KV heads of a head group, D head dim
 """
 
@@ -20,9 +22,10 @@ from typing import Protocol
 from torch import Tensor
 
 from fapool.phases import Role
+from fapool.runtime.attention.base import Unmerged
 from fapool.runtime.partial import Partial
 from fapool.spec import FAPool, RunSpec
-from fapool.topology import kv_senders, place
+from fapool.topology import Place, kv_senders, place
 
 Append = tuple[Tensor, Tensor, Tensor]
 """k_pages, v_pages [N, P, Kg, D] contiguous; slots [B] int32, block * P + offset, -1: not here."""
@@ -47,7 +50,7 @@ class BaseLink(Protocol):
         """
 
     def collect(self, layer: int, own: Partial | None) -> Tensor:
-        """[B, H, D] in q's dtype: every column's partial, merged with `own`; after `ask`."""
+        """[B, H, D] in q's dtype: every answer, merged with `own`; after `ask`."""
 
 
 class PoolLink(Protocol):
@@ -67,7 +70,17 @@ class PoolLink(Protocol):
         """
 
     def answer(self, layer: int, part: Partial) -> None:
-        """Send every base partner its heads of `part` (out [B, Hg, D], lse [B, Hg])."""
+        """Send every base partner its heads of `part` (out [B, Hg, D], lse [B, Hg]).
+
+        In a team, `part` goes to its first rank, which sends on what it has merged.
+        """
+
+    @property
+    def takes_items(self) -> bool:
+        """Whether this step may be answered by `answer_items`: one kernel less, in small steps."""
+
+    def answer_items(self, layer: int, items: Unmerged) -> None:
+        """`answer` with what its items come to, merged on the way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +110,8 @@ class Route:
     kv_heads: range  # of the head group: all of a pool rank, those that a base rank sends
     sends: slice  # of a base rank's own KV heads, those that it sends
     ends: tuple[End, ...]  # pool ranks by column, or base ranks by head
+    answers: tuple[End, ...]  # those of `ends` that partials come from, or go to
+    team: tuple[int, ...]  # of a pool rank: ranks that merge their partials, who answers first
 
 
 def route(spec: RunSpec, rank: int) -> Route:
@@ -117,6 +132,7 @@ def route(spec: RunSpec, rank: int) -> Route:
         heads, kv_heads = passed(rank if me.role is Role.BASE else other)
         index = place(spec, other).partners.index(rank)
         ends.append(End(rank=other, index=index, heads=heads, kv_heads=kv_heads))
+    answers, team = _merged(spec, me, ends)
     own = range(len(pool.heads)), range(len(pool.kv_heads))
     heads, kv_heads = own if me.role is Role.POOL else passed(rank)
     held = me.kv_heads.start
@@ -135,4 +151,20 @@ def route(spec: RunSpec, rank: int) -> Route:
         kv_heads=kv_heads,
         sends=slice(mine.start - held, mine.stop - held),
         ends=tuple(ends),
+        answers=answers,
+        team=team,
     )
+
+
+def _merged(spec: RunSpec, me: Place, ends: list[End]) -> tuple[tuple[End, ...], tuple[int, ...]]:
+    """(Ends that partials pass, ranks of the team) of a rank with these ends."""
+    if me.role is Role.BASE:
+        leads = {me.partners[team[0]] for team in me.teams}
+        return tuple(end for end in ends if end.rank in leads), ()
+    team = tuple(column_ranks(spec, me)[column] for column in me.team)
+    return tuple(ends) if me.rank == team[0] else (), team
+
+
+def column_ranks(spec: RunSpec, me: Place) -> tuple[int, ...]:
+    """The pool ranks of a pool rank's heads, by column."""
+    return place(spec, me.partners[0]).partners

@@ -33,18 +33,27 @@ class MessageLane:
 
     def expect(self, stop: Stop, outlines: Sequence[Outline]) -> MessageArrival:
         """See `Lane.expect`."""
-        where = "cpu" if self._by_host else self._device
         with self._spans.within(Phase.POST, stop.layer):
-            buffers = [
-                [torch.empty(shape, dtype=dtype, device=where) for shape, dtype in shapes]
-                for _, shapes in outlines
-            ]
-            pairs = zip(outlines, buffers, strict=True)
-            filled = [(x, rank) for (rank, _), xs in pairs for x in xs if x.numel()]
+            buffers, filled = self._room(outlines)
             works = self._post(dist.irecv, filled)
-        sizes = {o[0]: sum(x.nbytes for x in xs) for o, xs in zip(outlines, buffers, strict=True)}
+        sizes = _sizes(outlines, buffers)
         self._count(("coming", stop.slot), sum(sizes.values()))
         return MessageArrival(works, buffers, self._device, self._spans.waits(stop, sizes))
+
+    def swap(
+        self, stop: Stop, parcels: Sequence[Parcel], outlines: Sequence[Outline]
+    ) -> MessageArrival:
+        """Send and expect as one batch, among ranks that do so alike: none waits for another's."""
+        sizes = {rank: sum(x.nbytes for x in tensors) for rank, tensors in parcels}
+        with self._spans.sends(stop, sizes):
+            kept = [(self._outside(x), rank) for rank, xs in parcels for x in xs if x.numel()]
+            buffers, filled = self._room(outlines)
+            calls = self._calls(dist.isend, kept) + self._calls(dist.irecv, filled)
+            works = dist.batch_isend_irecv(calls) if calls else []
+        coming = _sizes(outlines, buffers)
+        self._count(("swapped", stop.slot), sum(sizes.values()) + sum(coming.values()))
+        waits = self._spans.waits(stop, coming)
+        return MessageArrival(works, buffers, self._device, waits, [x for x, _ in kept])
 
     def drain(self) -> None:
         """See `Lane.drain`."""
@@ -67,9 +76,24 @@ class MessageLane:
         assert x.is_contiguous()
         return x.cpu() if self._by_host else x
 
+    def _room(
+        self, outlines: Sequence[Outline]
+    ) -> tuple[list[list[Tensor]], list[tuple[Tensor, int]]]:
+        """Tensors for what comes, and of these the ones with something in them, by sender."""
+        where = "cpu" if self._by_host else self._device
+        buffers = [
+            [torch.empty(shape, dtype=dtype, device=where) for shape, dtype in shapes]
+            for _, shapes in outlines
+        ]
+        pairs = zip(outlines, buffers, strict=True)
+        return buffers, [(x, rank) for (rank, _), xs in pairs for x in xs if x.numel()]
+
     def _post(self, how, messages: list[tuple[Tensor, int]]) -> list[dist.Work]:
-        calls = [dist.P2POp(how, x, rank, self._group) for x, rank in messages]
+        calls = self._calls(how, messages)
         return dist.batch_isend_irecv(calls) if calls else []
+
+    def _calls(self, how, messages: list[tuple[Tensor, int]]) -> list[dist.P2POp]:
+        return [dist.P2POp(how, x, rank, self._group) for x, rank in messages]
 
     def _count(self, what: tuple[str, int], num_bytes: int) -> None:
         self._live[what] = num_bytes
@@ -77,12 +101,18 @@ class MessageLane:
 
 
 class MessageArrival:
-    """See `Arrival`."""
+    """See `Arrival`. `kept`: what was sent along with it, read until it is there."""
 
     def __init__(
-        self, works: list[dist.Work], buffers: list[list[Tensor]], device: torch.device, span
+        self,
+        works: list[dist.Work],
+        buffers: list[list[Tensor]],
+        device: torch.device,
+        span,
+        kept: Sequence[Tensor] = (),
     ) -> None:
         self._works, self._buffers, self._device, self._span = works, buffers, device, span
+        self._kept = kept
 
     def wait(self) -> list[list[Tensor]]:
         """See `Arrival.wait`."""
@@ -90,3 +120,9 @@ class MessageArrival:
             for work in self._works:
                 work.wait()
             return [[x.to(self._device) for x in tensors] for tensors in self._buffers]
+
+
+def _sizes(outlines: Sequence[Outline], buffers: Sequence[Sequence[Tensor]]) -> dict[int, int]:
+    """Bytes that come, by sender."""
+    pairs = zip(outlines, buffers, strict=True)
+    return {rank: sum(x.nbytes for x in tensors) for (rank, _), tensors in pairs}

@@ -10,9 +10,6 @@ back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import prod
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -22,59 +19,11 @@ from fapool.phases import Phase, Role
 from fapool.runtime.elementwise import operations
 from fapool.runtime.exchange.link import Append, Route, route
 from fapool.runtime.exchange.link_spans import LinkSpans
-from fapool.runtime.partial import Partial, lse_dtype, merge
+from fapool.runtime.exchange.mail import Mail, part_in, part_width
+from fapool.runtime.exchange.team import Team
+from fapool.runtime.partial import Partial, merge
 from fapool.runtime.span import Span
 from fapool.spec import RunSpec
-
-
-class Mail:
-    """One direction of a link: a buffer per message, posted together and waited for together.
-
-    `copies` > 1: the same message, one buffer, to as many ranks.
-    """
-
-    def __init__(
-        self, group: dist.ProcessGroup, sizes: Sequence[int], like: Tensor, *, copies: int = 1
-    ) -> None:
-        self._group, self._by_host = group, dist.get_backend(group) == "gloo"
-        self.buffers = [like.new_empty(size) for size in sizes] * copies
-        copied = self._by_host and like.is_cuda
-        host = [like.new_empty(size, device="cpu") for size in sizes] * copies
-        self._host = host if copied else None
-        self._works: list[dist.Work] = []
-        self._arriving: list[int] = []
-
-    @property
-    def num_bytes(self) -> int:
-        """Of the buffers, on the device; one that goes to several ranks counts once."""
-        return sum(buffer.nbytes for buffer in {id(b): b for b in self.buffers}.values())
-
-    def send(self, ranks: Sequence[int], sizes: Sequence[int]) -> None:
-        """Post the first `sizes` elements of each buffer; `wait` before they change."""
-        if self._host:
-            for host, buffer, size in zip(self._host, self.buffers, sizes, strict=True):
-                host[:size].copy_(buffer[:size])
-        self._post(dist.isend, ranks, sizes)
-
-    def receive(self, ranks: Sequence[int], sizes: Sequence[int]) -> None:
-        """Post receives; `wait` before the buffers are read."""
-        self._arriving = list(sizes)
-        self._post(dist.irecv, ranks, sizes)
-
-    def wait(self) -> None:
-        """Until the buffers may be read or written again."""
-        for work in self._works:
-            work.wait()
-        self._works = []
-        if self._host:
-            for host, buffer, size in zip(self._host, self.buffers, self._arriving, strict=False):
-                buffer[:size].copy_(host[:size])
-        self._arriving = []
-
-    def _post(self, how, ranks: Sequence[int], sizes: Sequence[int]) -> None:
-        messages = zip(self._host or self.buffers, ranks, sizes, strict=True)
-        calls = [dist.P2POp(how, m[:size], rank, self._group) for m, rank, size in messages if size]
-        self._works = dist.batch_isend_irecv(calls) if calls else []
 
 
 class MessageBaseLink:
@@ -87,10 +36,11 @@ class MessageBaseLink:
     ) -> None:
         self._at, self._limit, self._rows, self._spans = at, rows, rows, spans
         self._ranks = [end.rank for end in at.ends]
+        self._answering = [end.rank for end in at.answers]
         self._width = (len(at.heads) + 2 * len(at.kv_heads)) * at.head_dim
         self._part = part_width(len(at.heads), at.head_dim, like.dtype)
         self._out = Mail(group, [rows * self._width], like, copies=len(self._ranks))
-        self._in = Mail(group, [rows * self._part] * len(self._ranks), like)
+        self._in = Mail(group, [rows * self._part] * len(self._answering), like)
 
     def begin(self, rows: int | None = None) -> None:
         """See `BaseLink.begin`."""
@@ -113,7 +63,7 @@ class MessageBaseLink:
             torch.cat([x.reshape(-1) for x in (q, k, v)], out=self._out.buffers[0][:size])
         with self._spans.sends(Phase.SEND_QUERY, layer, sizes):
             self._out.send(self._ranks, sizes)
-            self._in.receive(self._ranks, self._answers)
+            self._in.receive(self._answering, self._answers)
 
     def collect(self, layer: int, own: Partial | None) -> Tensor:
         """See `BaseLink.collect`."""
@@ -131,14 +81,15 @@ class MessageBaseLink:
 
     @property
     def _answers(self) -> list[int]:
-        """Elements of each partner's partial."""
-        return [self._rows * self._part] * len(self._ranks)
+        """Elements of each partial that comes."""
+        return [self._rows * self._part] * len(self._answering)
 
 
 class MessagePoolLink:
     """See `PoolLink`."""
 
     transport = "messages"
+    takes_items = False
 
     def __init__(
         self, at: Route, group: dist.ProcessGroup, rows: int, like: Tensor, spans: LinkSpans
@@ -148,9 +99,11 @@ class MessagePoolLink:
         self._ranks = [end.rank for end in at.ends]
         dim = at.head_dim
         self._widths = [(len(end.heads) + 2 * len(end.kv_heads)) * dim for end in at.ends]
-        self._parts = [part_width(len(end.heads), dim, like.dtype) for end in at.ends]
+        self._answering = [end.rank for end in at.answers]
+        self._parts = [part_width(len(end.heads), dim, like.dtype) for end in at.answers]
         self._in = Mail(group, [rows * width for width in self._widths], like)
         self._out = Mail(group, [rows * part for part in self._parts], like)
+        self._team = Team(at, group, rows, like, spans)
 
     def begin(self, rows: int | None = None) -> None:
         """See `BaseLink.begin`."""
@@ -160,7 +113,7 @@ class MessagePoolLink:
     @property
     def held_bytes(self) -> int:
         """See `BaseLink.held_bytes`."""
-        return self._out.num_bytes + self._in.num_bytes
+        return self._out.num_bytes + self._in.num_bytes + self._team.held_bytes
 
     def queries(self, layer: int, append: Append | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """See `PoolLink.queries`."""
@@ -168,6 +121,7 @@ class MessagePoolLink:
         with self._spans.waits(Phase.WAIT_QUERY, layer, sizes):
             self._in.receive(self._ranks, sizes)
             self._in.wait()
+        self._team.expect(self._rows)
         with self._spans.within(Phase.PACK, layer):
             q, k, v = self._unpacked()
         if append is not None:
@@ -177,17 +131,22 @@ class MessagePoolLink:
 
     def answer(self, layer: int, part: Partial) -> None:
         """See `PoolLink.answer`."""
+        part = self._team.merged(layer, part)
+        if part is not None:
+            self._send(layer, part)
+        self._spans.next_layer()
+
+    def _send(self, layer: int, part: Partial) -> None:
         sizes = [self._rows * size for size in self._parts]
         with self._spans.within(Phase.PACK, layer):
-            for end, message in zip(self._at.ends, self._out.buffers, strict=True):
+            for end, message in zip(self._at.answers, self._out.buffers, strict=True):
                 mine = slice(end.heads.start, end.heads.stop)
                 place = part_in(message, (self._rows, len(end.heads), self._at.head_dim))
                 place.out.copy_(part.out[:, mine])
                 place.lse.copy_(part.lse[:, mine])
         with self._spans.sends(Phase.SEND_PARTIALS, layer, sizes):
-            self._out.send(self._ranks, sizes)
+            self._out.send(self._answering, sizes)
             self._out.wait()  # not long: every base posts its receives as it asks
-        self._spans.next_layer()
 
     def _unpacked(self) -> tuple[Tensor, Tensor, Tensor]:
         rows, dim, pieces = self._rows, self._at.head_dim, []
@@ -200,19 +159,6 @@ class MessagePoolLink:
             return tuple(pieces[0])
         q, k, v = (torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True))
         return q, k, v
-
-
-def part_width(heads: int, dim: int, dtype: torch.dtype) -> int:
-    """Elements that a row of a partial takes in a message."""
-    return heads * (dim + lse_dtype(dtype).itemsize // dtype.itemsize)
-
-
-def part_in(message: Tensor, shape: tuple[int, int, int]) -> Partial:
-    """The partial of `shape` [B, H, D] in a message, as views."""
-    rows, heads, _ = shape
-    body, size = prod(shape), rows * part_width(heads, shape[2], message.dtype)
-    lse = message[body:size].view(lse_dtype(message.dtype))
-    return Partial(message[:body].view(shape), lse.view(rows, heads))
 
 
 def open_links(

@@ -24,6 +24,8 @@ try:
 except ImportError:  # no triton
     symmetric = None
 
+BY_MESSAGES = "partials of a node's ranks are merged by messages (plan.reduction)"
+
 LOG = logging.getLogger("fapool")
 
 
@@ -53,6 +55,13 @@ class Sharing:
             LOG.warning("messages instead of shared memory: %s", why)
         self.obstacle = self.obstacle or why
         return why is None
+
+    def lends(self, by_all: bool) -> bool:
+        """Whether queries and partials go by stores; `by_all`: whether they could."""
+        if by_all and self._spec.plan.reduction == "hierarchical":
+            self.obstacle = BY_MESSAGES
+            return False
+        return by_all
 
 
 def open_links(

@@ -25,7 +25,7 @@ from torch import Tensor
 from fapool.runtime.exchange.arena import Arena
 from fapool.runtime.exchange.collective import Collective
 from fapool.runtime.exchange.layout import FLAGS, flags_of, laid_out
-from fapool.runtime.exchange.symmetric import CTA_BYTES, MERGE_BYTES, TILE_BYTES, WIRE
+from fapool.runtime.exchange.symmetric_base import CTA_BYTES, MERGE_BYTES, TILE_BYTES, WIRE
 from fapool.runtime.kernels import exchange as kernels
 from fapool.runtime.kernels.signals import SENDERS
 from fapool.runtime.partial import Partial

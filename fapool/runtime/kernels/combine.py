@@ -75,13 +75,18 @@ def _combine(
     tl.store(LSE + row.to(tl.int64) * H + head, lse)
 
 
+def shape_of(rows: int, items: int) -> tuple[int, int]:
+    """(items that a program takes at a time, its warps) for `items` of `rows` rows."""
+    return (128, 8) if items >= MANY * rows else (8, 1)
+
+
 def combine(item_out: Tensor, item_lse: Tensor, first: Tensor, out: Tensor, lse: Tensor) -> None:
     """Merge item_out [I, H, D], item_lse [I, H] into out [B, H, D] (any dtype), lse [B, H] fp32.
 
     Row b has the items first[b] .. first[b + 1]; a row without any gets (0, -inf).
     """
     rows, heads, dim = out.shape
-    at_once, warps = (128, 8) if len(item_lse) >= MANY * rows else (8, 1)
+    at_once, warps = shape_of(rows, len(item_lse))
     _combine[(heads, rows)](
         item_out, item_lse, first, out, lse, out.stride(0),
         H=heads, D=dim, C=at_once, num_warps=warps,

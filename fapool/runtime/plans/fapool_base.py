@@ -42,6 +42,7 @@ class FAPoolBase:
         self._tokens = Tokens(requests, vocab=spec.model.vocab, seed=spec.seed, device=seat.device)
         self._lending = Lending(spec, requests, seat.span)
         sent, held = kv_senders(spec.model, spec.plan)[seat.place.rank], seat.place.kv_heads.start
+        self._copied = spec.plan.kv == "shared"
         self._sent = slice(sent.start - held, sent.stop - held)
         self._prefill = prefill = BasePrefill(seat, spec, self.cache, self._lending, self._sent)
         # Not by way of `self`: a plan in a cycle would outlive its last use, and so its keys.
@@ -208,7 +209,8 @@ class FAPoolBase:
         def post(number: int, layer: int, q: Tensor, k: Tensor, v: Tensor):
             if asks:
                 new_k, new_v = k[:, self._sent], v[:, self._sent]
-                links[number].ask(layer, q, new_k, new_v, frames[number].owners)
+                owners = None if self._copied else frames[number].owners
+                links[number].ask(layer, q, new_k, new_v, owners)
             return layer, q, k, v
 
         def wait(number: int, posted: tuple) -> Tensor:

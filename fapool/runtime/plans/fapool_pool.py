@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from fapool.leases import Lease
 from fapool.phases import Phase
 from fapool.runtime.attention.base import over
 from fapool.runtime.batch import indices
 from fapool.runtime.decode import Decode
+from fapool.runtime.exchange.link import PoolLink
 from fapool.runtime.frames import Frame
 from fapool.runtime.plans.lending import Lending
 from fapool.runtime.plans.messages import unpack
 from fapool.runtime.plans.prefill_pool import PoolPrefill, pool_partners
 from fapool.runtime.plans.shares import moved
+from fapool.runtime.rows import KVView
 from fapool.runtime.seat import Seat
 from fapool.schedule import Step
 from fapool.spec import RunSpec
@@ -38,7 +41,7 @@ class FAPoolPool:
 
     def run(self, step: Step) -> list:
         """See `Plan.run`."""
-        for lease in self._lending.grant(step):
+        for lease in self._changed(self._lending.grant(step)):
             if self._place.keeper in lease.columns:
                 self._take_over(lease)
         if step.kind == "prefill":
@@ -53,7 +56,7 @@ class FAPoolPool:
 
     def end(self, step: Step) -> None:
         """See `Plan.end`."""
-        for lease in self._lending.end(step):
+        for lease in self._changed(self._lending.end(step)):
             if lease.request in self.cache:
                 self.cache.free(lease.request)
 
@@ -86,6 +89,12 @@ class FAPoolPool:
         """See `Plan.leased`."""
         leases = self._lending.leases.values()
         return sum(self._place.keeper in lease.columns for lease in leases)
+
+    def _changed(self, leases: list[Lease]) -> list[Lease]:
+        """Leases that began or ended: others may attend for those that go on."""
+        if leases:
+            self._decode.reseat()
+        return leases
 
     def _take_over(self, lease: Lease) -> None:
         """Reserve blocks for all that the request will have here, and receive what it has."""
@@ -124,8 +133,17 @@ class FAPoolPool:
             for number, (link, frame) in enumerate(halves):
                 seat.span.micro_batch = number if len(halves) > 1 else -1
                 q, _, _ = link.queries(layer, self.cache.place_of(layer, frame.slots))
-                with seat.span(Phase.ATTEND_PARTIAL, layer=layer):
-                    view = self.cache.view(layer, frame.rows)
-                    part = over(seat.backends.decode, q.unsqueeze(1), view)
-                link.answer(layer, part)
+                self._attend(link, layer, q, self.cache.view(layer, frame.rows))
         seat.span.micro_batch = -1
+
+    def _attend(self, link: PoolLink, layer: int, q: Tensor, view: KVView) -> None:
+        """Attend over what lies here, and answer."""
+        span, kernel = self._seat.span, self._seat.backends.decode
+        if link.takes_items and hasattr(kernel, "unmerged"):
+            with span(Phase.ATTEND_PARTIAL, layer=layer):
+                items = kernel.unmerged(q, view)
+            link.answer_items(layer, items)
+            return
+        with span(Phase.ATTEND_PARTIAL, layer=layer):
+            part = over(kernel, q.unsqueeze(1), view)
+        link.answer(layer, part)

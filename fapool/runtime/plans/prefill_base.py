@@ -6,6 +6,7 @@ where its keys lie, one parcel to each pool rank and one back per layer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,7 @@ from fapool.runtime.batch import Batch, Selection, indices
 from fapool.runtime.exchange.lane import Arrival, Stop
 from fapool.runtime.kvcache import KVCache
 from fapool.runtime.partial import Partial, lse_dtype
+from fapool.runtime.plans.answers import Run, answers_to, merge_runs
 from fapool.runtime.plans.lending import Lending
 from fapool.runtime.plans.shares import Share, number_of, share, slots_of
 from fapool.runtime.rows import Rows
@@ -32,7 +34,7 @@ class Query:
     pool_rank: int
     asked: Selection  # rows of the piece
     stored: Selection  # rows of the piece
-    num_asked: int
+    num_answered: int
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Passage:
 
     rows: slice
     past: Rows | None  # what of it the base has
-    answers: tuple[tuple[int, slice], ...]  # which query's, and which of its rows
+    answers: tuple[Run, ...]  # of rows of the passage
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,12 @@ class BasePrefill:
         place, cache = self._seat.place, self._cache
         deals = {s.request: self._lending.deal(s.request) for s in batch.segments}
 
-        def part_of(keeper: int) -> Share:
-            return share(batch, keeper, deals, self._block, requests=deals)
+        def part_of(keeper: int, team: Sequence[int]) -> Share:
+            return share(batch, keeper, deals, self._block, requests=deals, team=team)
 
-        mine = part_of(place.keeper)
-        asking = [(rank, part_of(column)) for column, rank in enumerate(place.partners)]
+        mine = part_of(place.keeper, ())
+        columns = [(column, team) for team in place.teams for column in team]
+        asking = [(place.partners[column], part_of(column, team)) for column, team in columns]
         asking = [(rank, part) for rank, part in asking if not part.is_empty]
         stored, *picked = batch.selections(
             [mine.stored_rows]
@@ -100,23 +103,21 @@ class BasePrefill:
             stored,
             indices([slots_of(mine, cache.tables, self._block)], batch.device)[0],
             tuple(
-                Query(rank, picked[2 * i], picked[2 * i + 1], part.num_asked)
+                Query(rank, picked[2 * i], picked[2 * i + 1], part.num_answered)
                 for i, (rank, part) in enumerate(asking)
             ),
         )
 
     def _passages(self, batch: Batch, mine: Share, parts: list[Share]):
         here = {asked.request: asked.visible for asked in mine.asked}
-        answers: dict[int, list[tuple[int, slice]]] = {}
-        for number, part in enumerate(parts):
-            start = 0
-            for asked in part.asked:
-                rows = slice(start, start + len(asked.rows))
-                answers.setdefault(asked.request, []).append((number, rows))
-                start = rows.stop
+        answers = answers_to(parts)
         for start, s in zip(batch.starts, batch.segments, strict=True):
             past = self._cache.rows([s.request], [here[s.request]]) if s.request in here else None
-            yield Passage(slice(start, start + s.length), past, tuple(answers.get(s.request, ())))
+            answered = tuple(
+                Run(slice(rows.start - start, rows.stop - start), tuple(found))
+                for rows, found in answers.get(s.request, {}).items()
+            )
+            yield Passage(slice(start, start + s.length), past, answered)
 
     def ask(self, work: Work, slot: int, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Posted:
         """Send q [T, H, D], k and v [T, K, D] of a piece to whom they concern."""
@@ -141,8 +142,8 @@ class BasePrefill:
             (
                 query.pool_rank,
                 [
-                    ((query.num_asked, heads, dim), q.dtype),
-                    ((heads, query.num_asked), lse_dtype(q.dtype)),
+                    ((query.num_answered, heads, dim), q.dtype),
+                    ((heads, query.num_answered), lse_dtype(q.dtype)),
                 ],
             )
             for query in work.queries
@@ -156,8 +157,7 @@ class BasePrefill:
             answers = [Partial(out, lse.T) for out, lse in posted.arrival.wait()]
             with self._seat.span(Phase.MERGE, layer=posted.layer):
                 for total, passage in zip(totals, work.passages, strict=True):
-                    parts = [(answers[number], rows) for number, rows in passage.answers]
-                    merge_into(total, [Partial(p.out[rows], p.lse[rows]) for p, rows in parts])
+                    merge_runs(total, passage.answers, answers)
         if len(totals) == 1:
             return totals[0].out
         with self._seat.span(Phase.MERGE, layer=posted.layer):

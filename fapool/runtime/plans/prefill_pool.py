@@ -1,7 +1,8 @@
 """A prefill on a pool rank of `FAPool`: queries and new keys in, partials out, piece by piece of
-a layer, layer by layer.
+a layer, layer by layer. Ranks of a team pass each other partials first, each for a run of rows.
 
-    shapes:  nA queries, nS new keys, H heads and K KV heads of the head group, D head dim
+    shapes:  nA queries, nR of them answered here, nS new keys, H heads and K KV heads of the head
+             group, D head dim
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from fapool.phases import Phase
 from fapool.runtime.attention.base import over
 from fapool.runtime.batch import Batch, indices
 from fapool.runtime.exchange.lane import Arrival, Stop
+from fapool.runtime.exchange.link import column_ranks
 from fapool.runtime.kvcache import KVCache
 from fapool.runtime.partial import Partial, lse_dtype
+from fapool.runtime.plans.answers import teamwork
 from fapool.runtime.plans.lending import Lending
+from fapool.runtime.plans.prefill_team import Merging
 from fapool.runtime.plans.shares import Share, number_of, share, slots_of
 from fapool.runtime.rows import Rows
 from fapool.runtime.seat import Seat
@@ -38,6 +42,7 @@ class Work:
     num_stored: int
     slots: Tensor  # [nS]
     views: tuple[tuple[slice, Rows], ...]  # rows of the queries, and what they may see
+    team: Merging | None  # None: every query is answered as it was attended here
 
     def stop(self, layer: int) -> Stop:
         """Where a layer's exchange belongs."""
@@ -60,6 +65,7 @@ class PoolPrefill:
         self._dim = spec.model.head_dim
         self._cache, self._lending = cache, lending
         self._partners = pool_partners(spec, seat.place)
+        self._ranks = column_ranks(spec, seat.place)
 
     def run(self, step: Step) -> None:
         """Serve every layer of a step, as far as it has to do with this rank."""
@@ -82,12 +88,13 @@ class PoolPrefill:
         if not deals:
             return None
         batch = Batch(step.kind, segments, self._seat.device)
-        mine = share(batch, keeper, deals, block, requests=deals)
+        mine = share(batch, keeper, deals, block, requests=deals, team=self._place.team)
         for s in segments:
             if s.request in deals:
                 cache.tokens[s.request] = deals[s.request].tokens(s.end, block, keeper)
         if mine.is_empty:
             return None
+        shared = teamwork(mine, keeper)
         return Work(
             slot,
             number_of(step.index, slot, len(self._place.layers)),
@@ -95,6 +102,7 @@ class PoolPrefill:
             mine.num_stored,
             indices([slots_of(mine, cache.tables, block)], self._seat.device)[0],
             tuple(self._views(mine)),
+            Merging(self._seat, shared, batch, self._ranks) if shared else None,
         )
 
     def _views(self, mine: Share):
@@ -141,21 +149,30 @@ class PoolPrefill:
                     )
                     for rows, seen in work.views
                 ]
-        self._answer(work, layer, parts, q)
-
-    def _answer(self, work: Work, layer: int, parts: list[Partial], q: Tensor) -> None:
-        """Each partner gets its heads: out [nA, H, D], lse [H, nA]; nothing where nothing came."""
         with self._seat.span(Phase.PACK, layer=layer):
-            out, lse = q, q.new_empty(q.shape[1], 0, dtype=lse_dtype(q.dtype))
-            if parts:
-                out = _joined([part.out for part in parts], 0)
-                lse = _joined([part.lse.T for part in parts], 1)
+            part = _whole(parts, q)
+        if work.team:
+            part = work.team.merged(work.stop(layer), part)
+        self._answer(work, layer, part)
+
+    def _answer(self, work: Work, layer: int, part: Partial) -> None:
+        """Each partner gets its heads: out [nR, H, D], lse [H, nR]; nothing where nothing came."""
+        out, lse = part.out, part.lse.T
+        with self._seat.span(Phase.PACK, layer=layer):
             first, parcels = 0, []
             for base, heads, _ in self._partners:
                 mine = slice(first, first + heads)
                 parcels.append((base, [out[:, mine].contiguous(), lse[mine].contiguous()]))
                 first = mine.stop
         self._seat.lanes.answers.send(work.stop(layer), parcels)
+
+
+def _whole(parts: Sequence[Partial], q: Tensor) -> Partial:
+    """Partials of some queries each as one of them all; q [nA, H, D] itself where nA is 0."""
+    if not parts:
+        return Partial(q, q.new_empty(0, q.shape[1], dtype=lse_dtype(q.dtype)))
+    lse = _joined([part.lse.T for part in parts], 1)
+    return Partial(_joined([part.out for part in parts], 0), lse.T)
 
 
 def _joined(parts: Sequence[Tensor], dim: int) -> Tensor:

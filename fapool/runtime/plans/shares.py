@@ -3,7 +3,8 @@
 A step is done in pieces. A segment's new keys are stored with the keepers of its deal, block by
 block in turn. The keepers attend over what came before the piece, and the base over the piece
 itself, whose keys it has at hand: so no keeper ever needs a causal mask. One is asked only where
-it has keys: an empty part never travels.
+it has keys: an empty part never travels. Keepers of copied blocks are asked for a run of a
+segment's rows each; those of a team are asked for all, and answer for a run each.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from fapool.deals import Deal
-from fapool.forecast.overlap import IN_FLIGHT
+from fapool.pieces import IN_FLIGHT
 from fapool.runtime.batch import Batch
 from fapool.schedule import Segment
+from fapool.topology import share as part_of
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,10 @@ class Asked:
     request: int
     rows: range
     visible: int  # local tokens that the queries see, >= 1
+    answered: range  # of the rows, those that it sends an answer for
+    team: tuple[
+        tuple[int, range], ...
+    ]  # who of its team attends for these rows, and answers for which
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,11 @@ class Share:
         return sum(len(asked.rows) for asked in self.asked)
 
     @property
+    def num_answered(self) -> int:
+        """Queries that it sends an answer for."""
+        return sum(len(asked.answered) for asked in self.asked)
+
+    @property
     def num_stored(self) -> int:
         """Keys that are sent."""
         return sum(map(len, self.stored))
@@ -88,18 +99,30 @@ class Share:
 
 
 def share(
-    batch: Batch, keeper: int, deals: Mapping[int, Deal], block: int, *, requests: Container[int]
+    batch: Batch,
+    keeper: int,
+    deals: Mapping[int, Deal],
+    block: int,
+    *,
+    requests: Container[int],
+    team: Sequence[int] = (),
 ) -> Share:
-    """What `keeper` has to do with the `requests` among a prefill's segments."""
+    """What `keeper` has to do with the `requests` among a prefill's segments.
+
+    `team`: keepers, itself among them, that merge their partials before they answer.
+    """
     asked, stored = [], []
     for start, segment in zip(batch.starts, batch.segments, strict=True):
         if segment.request not in requests:
             continue
         deal = deals[segment.request]
         visible = deal.tokens(segment.start, block, keeper)
-        if visible:
-            rows = range(start, start + segment.length)
-            asked.append(Asked(segment.request, rows, visible))
+        rows = _rows(range(start, start + segment.length), deal, keeper)
+        if visible and rows:
+            mates = [mate for mate in team if deal.tokens(segment.start, block, mate)]
+            runs = {mate: _run(rows, len(mates), turn) for turn, mate in enumerate(mates)}
+            answered = runs.get(keeper, rows)
+            asked.append(Asked(segment.request, rows, visible, answered, tuple(runs.items())))
         taken = _stored(segment, start, deal, keeper, block)
         if taken.runs:
             stored.append(taken)
@@ -122,10 +145,22 @@ def ranges(runs: Iterable[tuple[int, int]]) -> np.ndarray:
     return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
 
 
+def _rows(rows: range, deal: Deal, keeper: int) -> range:
+    """Of a segment's rows those that `keeper` attends for: all, or its run where all have keys."""
+    if not deal.copied or keeper not in deal.keepers:
+        return rows
+    return _run(rows, len(deal.keepers), deal.keepers.index(keeper))
+
+
+def _run(rows: range, parts: int, index: int) -> range:
+    mine = part_of(len(rows), parts, index)
+    return rows[mine.start : mine.stop]
+
+
 def _stored(segment: Segment, start: int, deal: Deal, keeper: int, block: int) -> Stored:
     runs: list[tuple[int, int, int]] = []
     for number in range(segment.start // block, -(-segment.end // block)):
-        if deal.owner(number) != keeper:
+        if not deal.keeps(number, keeper):
             continue
         low = max(number * block, segment.start)
         high = min((number + 1) * block, segment.end)

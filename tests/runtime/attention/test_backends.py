@@ -19,6 +19,7 @@ HERE = [
     ("cpu", torch.float16),
     pytest.param("aten", torch.bfloat16, marks=CUDA),
     pytest.param("cudnn", torch.bfloat16, marks=CUDA),
+    pytest.param("cudnn_tiled", torch.bfloat16, marks=CUDA),
     pytest.param("flash_attn", torch.bfloat16, marks=CUDA),
     pytest.param("flash_attn", torch.float16, marks=CUDA),
 ]

@@ -13,13 +13,14 @@ import torch
 import torch.distributed as dist
 
 from fapool.forecast.memory import footprint
-from fapool.forecast.overlap import IN_FLIGHT, piece_rows
 from fapool.instrument.recorder import no_span
 from fapool.phases import Owner
-from fapool.runtime.exchange.copy_lane import ALIGNMENT, unpacked
+from fapool.pieces import IN_FLIGHT, piece_rows
+from fapool.runtime.exchange.copy_lane import unpacked
 from fapool.runtime.exchange.lane import Stop
 from fapool.runtime.exchange.lanes import open_lanes, places_of
 from fapool.runtime.exchange.link import route
+from fapool.runtime.exchange.mapped import ALIGNMENT
 from fapool.spec import FAPool, Model, RunSpec, Workload
 from tests.runtime.exchange.test_link import start
 

@@ -18,11 +18,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fapool.phases import Role
+from fapool.runtime.attention.base import Unmerged
 from fapool.runtime.exchange import arena, message_link
 from fapool.runtime.exchange.link import route
-from fapool.runtime.partial import Partial
+from fapool.runtime.partial import Partial, merge
 from fapool.spec import FAPool, Model, RunSpec, Workload
-from fapool.topology import pool_mesh
+from fapool.topology import node_of, pool_mesh
 
 ROOT = Path(__file__).parents[3]
 SEED = 7
@@ -35,11 +36,20 @@ CASES = {  # base, pool, heads, KV heads
 }
 
 
-def make_spec(base: int, pool: int, heads: int, kv_heads: int, **changes) -> RunSpec:
+TEAMS = {  # the same, and ranks of a node: partials are merged among those of the pool there
+    "a team of three": (1, 3, 4, 2, 4),
+    "a team of two, and one alone": (1, 3, 4, 1, 3),
+    "a team in each head group": (2, 2, 4, 1, 4),
+    "nodes of one rank": (1, 2, 4, 2, 1),
+}
+
+
+def make_spec(base: int, pool: int, heads: int, kv_heads: int, node: int = 0, **changes) -> RunSpec:
     sizes = {"layers": 3, "hidden": 32, "head_dim": 8, "ffn": 48, "vocab": 50, "dtype": "float32"}
     model = Model(heads=heads, kv_heads=kv_heads, **(sizes | changes))
-    plan = FAPool(base=base, pool=pool)
-    return RunSpec(model=model, plan=plan, workload=Workload(batch=1, context=8, output=2))
+    plan = FAPool(base=base, pool=pool, reduction="hierarchical" if node else "flat")
+    work = Workload(batch=1, context=8, output=2)
+    return RunSpec(model=model, plan=plan, workload=work, ranks_per_node=node or None)
 
 
 class Scene:
@@ -107,11 +117,31 @@ def play(link, spec: RunSpec, rank: int, layer: int, scene: Scene, pages: Tensor
         assert torch.equal(flat[0, at], scene.k[:, kv][here])
         assert torch.equal(flat[1, at], scene.v[:, kv][here])
         assert (flat[:, :5] == 1).all(), "a negative slot was written"
-    link.answer(layer, Partial(scene.out[column][:, heads], scene.lse[column][:, heads]))
+    part = Partial(scene.out[column][:, heads], scene.lse[column][:, heads])
+    if link.takes_items and layer % 2:
+        link.answer_items(layer, cut(part))
+    else:
+        link.answer(layer, part)
+
+
+def cut(part: Partial) -> Unmerged:
+    """Items that merge to a partial: three of each row in turn, five, one; none of an empty row."""
+    here = ~torch.isneginf(part.lse).all(dim=1)
+    pieces = torch.tensor([3, 5, 1], device=here.device).repeat(len(here))[: len(here)] * here
+    first = torch.cat([pieces.new_zeros(1), pieces.cumsum(0)])
+    row = torch.arange(len(here), device=here.device).repeat_interleave(pieces)
+    number = torch.arange(len(row), device=here.device) - first[row]
+    weight = (number + 1.0) / (pieces * (pieces + 1) / 2)[row]
+    noise = torch.randn(len(row), *part.out.shape[1:], device=here.device)
+    mean = torch.zeros(len(here), *noise.shape[1:], device=here.device)
+    mean.index_add_(0, row, weight[:, None, None] * noise)
+    out = part.out[row].float() + noise - mean[row]
+    lse = part.lse[row].float() + weight.log()[:, None]
+    return Unmerged(out.contiguous(), lse.contiguous(), first.int())
 
 
 def play_case(rank: int, case: str) -> None:
-    spec, device = make_spec(*CASES[case]), torch.device("cpu")
+    spec, device = make_spec(*(CASES | TEAMS)[case]), torch.device("cpu")
     world = spec.plan.world
     group = dist.new_group(range(world))
     if rank >= world:
@@ -134,7 +164,7 @@ def main(rank: int, port: int) -> None:
     store = dist.TCPStore("127.0.0.1", port, is_master=False)
     patience = timedelta(seconds=40)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=4, timeout=patience)
-    for case in CASES:
+    for case in (*CASES, *TEAMS):
         play_case(rank, case)
     dist.barrier()
     dist.destroy_process_group()
@@ -174,15 +204,33 @@ def test_messages_bring_every_slice_to_its_place_and_merge_to_attention_over_all
     start("tests.runtime.exchange.test_link", 4)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, *TEAMS])
 def test_both_ends_of_a_link_agree_on_what_passes(case):
-    spec = make_spec(*CASES[case])
+    spec = make_spec(*(CASES | TEAMS)[case])
     routes = [route(spec, rank) for rank in range(spec.plan.world)]
     for at in routes:
         for index, end in enumerate(at.ends):
             back = routes[end.rank].ends[end.index]
             assert (back.rank, back.index) == (at.rank, index)
             assert (back.heads, back.kv_heads) == (end.heads, end.kv_heads)
+            assert (end in at.answers) == (back in routes[end.rank].answers)
+
+
+@pytest.mark.parametrize("case", [*CASES, *TEAMS])
+def test_every_pool_rank_is_in_one_team_whose_first_alone_answers_all_bases(case):
+    spec = make_spec(*(CASES | TEAMS)[case])
+    routes = [route(spec, rank) for rank in range(spec.plan.base, spec.plan.world)]
+    for at in routes:
+        assert at.rank in at.team
+        assert at.answers == (at.ends if at.rank == at.team[0] else ())
+        assert all(routes[rank - spec.plan.base].team == at.team for rank in at.team)
+        assert len({node_of(spec, rank) for rank in at.team}) == 1
+        assert case in TEAMS or at.team == (at.rank,)
+    teams = {(at.team, at.ends[0].rank) for at in routes}
+    for rank in range(spec.plan.base):
+        assert len(route(spec, rank).answers) == sum(
+            rank in [end.rank for end in route(spec, team[0]).ends] for team, _ in teams
+        )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -202,3 +250,22 @@ def test_a_base_that_shares_its_only_kv_head_with_a_lower_one_sends_none():
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), int(sys.argv[2]))
+
+
+def test_what_a_partial_is_cut_into_merges_to_it():
+    part = Partial(torch.randn(7, 4, 8), torch.randn(7, 4))
+    part.lse[2] = -torch.inf
+    items = cut(part)
+    for row in range(7):
+        own = slice(int(items.first[row]), int(items.first[row + 1]))
+        if row == 2:
+            assert own.start == own.stop
+            continue
+        merged = merge(
+            [
+                Partial(items.out[i : i + 1], items.lse[i : i + 1])
+                for i in range(own.start, own.stop)
+            ]
+        )
+        torch.testing.assert_close(merged.out[0], part.out[row], rtol=0, atol=1e-5)
+        torch.testing.assert_close(merged.lse[0], part.lse[row], rtol=0, atol=1e-5)

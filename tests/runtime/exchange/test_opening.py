@@ -50,6 +50,18 @@ def test_nobody_is_asked_where_nothing_is_to_be_shared(verdicts, transport, grou
     assert sharing.obstacle is None
 
 
+def test_partials_that_are_merged_in_nodes_go_by_messages_and_that_is_said(verdicts):
+    verdicts[3] = None
+    plan = FAPool(base=1, pool=2, threshold=64, reduction="hierarchical")
+    sharing = opening.Sharing(small_spec(plan=plan), GPU)
+    assert not sharing.lends(sharing.among(3))
+    assert sharing.obstacle == opening.BY_MESSAGES
+    flat = opening.Sharing(small_spec(plan=PLAN), GPU)
+    assert flat.lends(flat.among(3))
+    assert not flat.lends(False)
+    assert flat.obstacle is None
+
+
 def test_a_cpu_takes_messages_without_a_warning(verdicts, caplog):
     verdicts[3] = "runs on CUDA devices, not on cpu"
     sharing = opening.Sharing(small_spec(plan=PLAN), CPU)

@@ -7,13 +7,25 @@ requests within pieces.
 
 import pytest
 
-from fapool.forecast.overlap import IN_FLIGHT, piece_rows
+from fapool.deals import BASE
 from fapool.phases import Phase
+from fapool.pieces import IN_FLIGHT, piece_rows
 from fapool.runtime.batch import pieces
 from fapool.schedule import steps
 from fapool.spec import FAPool, Workload
+from fapool.topology import lease_width, lent_deal
 from fapool.workload import Request
-from tests.runtime.test_equality import GQA, MHA, MQA, check_equal, fapool, make_model, make_spec
+from tests.runtime.test_equality import (
+    BLOCK,
+    GQA,
+    MHA,
+    MQA,
+    THRESHOLD,
+    check_equal,
+    fapool,
+    make_model,
+    make_spec,
+)
 
 pytestmark = pytest.mark.ranks
 
@@ -86,6 +98,20 @@ def cut_steps(spec, requests) -> list[list]:
     found = steps(asked, batch=spec.workload.batch, chunk=spec.prefill_chunk)
     rows = piece_rows(spec)
     return [pieces(step.segments, rows) for step in found if step.kind == "prefill"]
+
+
+@pytest.mark.parametrize(("base", "pool", "kv_heads"), SHAPES)
+def test_where_nothing_is_decoded_the_pool_opens_a_request_and_the_base_joins_later(
+    crew, base, pool, kv_heads
+):
+    """Opening, border and rounds: prompts that end before, at and after the base's first block."""
+    model = make_model(kv_heads, hidden=16, heads=8, head_dim=16, ffn=16)
+    spec = make_spec(always(base, pool, base_attends=True), model=model, batch=2)
+    spec = spec.replace(workload=Workload(batch=2, context=160, output=1))
+    first = lent_deal(spec, range(lease_width(spec))).pattern.index(BASE) * BLOCK
+    assert THRESHOLD <= first < 140
+    lengths = (160, first - 1, first, first + 1, 5, first + 2 * BLOCK + 3)
+    check_equal(crew, spec, tuple((length, 1) for length in lengths))
 
 
 def test_steps_in_which_nobody_is_leased_stay_whole(crew):

@@ -51,7 +51,7 @@ def test_a_chunk_goes_where_its_tokens_lie_one_by_one(sizes, rank):
     for segment in segments:
         for token in range(segment.start, segment.end):
             local = deal.local(token, BLOCK, at.keeper)
-            slots.append(NOT_HERE if local < 0 else cache.slot(segment.request, local))
+            slots.append(NOT_HERE if local < 0 else cache.slots(segment.request, [local])[0])
             seen.append(segment.start > 0)
     every = torch.arange(len(seen))
     assert work.slots.tolist() == slots

@@ -125,6 +125,27 @@ def test_a_base_that_attends_keeps_its_turns_of_the_deal(keeper, rows):
     assert taken.positions == tuple(range(len(rows)))
 
 
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)), min_size=1, max_size=5), pools)
+def test_rows_of_a_segment_whose_keys_all_have_are_shared_out_evenly(segments, pool):
+    columns = tuple(range(pool[0]))
+    found = [schedule.Segment(i, start, n, False) for i, (start, n) in enumerate(segments)]
+    batch = Batch("prefill", tuple(found), CPU)
+    deals = dict.fromkeys(range(len(found)), Deal(columns, copied=True))
+    shares = [share(batch, column, deals, 4, requests=deals) for column in columns]
+    for at, segment in zip(batch.starts, found, strict=True):
+        asked = [[a for a in mine.asked if a.request == segment.request] for mine in shares]
+        runs = [a.rows for parts in asked for a in parts]
+        rows = range(at, at + segment.length) if segment.start else ()
+        assert [row for run in runs for row in run] == list(rows)
+        assert {a.visible for parts in asked for a in parts} <= {segment.start}
+        sizes = [sum(len(a.rows) for a in parts) for parts in asked]
+        assert max(sizes) - min(sizes) <= 1
+    for mine in shares:
+        assert list(mine.stored_rows) == list(range(batch.tokens))
+        for stored, segment in zip(mine.stored, found, strict=True):
+            assert stored.positions == tuple(range(segment.start, segment.end))
+
+
 def test_requests_that_are_not_named_get_no_share():
     segments = (schedule.Segment(0, 4, 4, False), schedule.Segment(1, 4, 4, True))
     batch = Batch("prefill", segments, CPU)

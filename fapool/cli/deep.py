@@ -1,0 +1,185 @@
+"""Print what a run's traces say, beside what its live spans say of the same steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fapool.analysis import summary
+from fapool.analysis.breakdown import PARTS
+from fapool.analysis.deep import Deep, deep
+from fapool.analysis.depths import Depths, traced_run
+from fapool.errors import FapoolError
+from fapool.store import Run
+from fapool.traces import TraceFolder
+
+LEVELS = {"live_ns": "live", "reached_ns": "trace", "deep_ns": "kernels"}
+MEANINGS = {
+    "live": "live: by spans",
+    "trace": "trace: the same spans by the trace",
+    "kernels": "kernels: by kernels alone, gaps are idle",
+}
+MOST = 5
+"""Lines of a list that may be long."""
+
+NAME_WIDTH = 60
+SHORT = {"communication": "communi-\ncation", "synchronization": "synchro-\nnization"}
+SHORT |= {"management": "manage-\nment"}
+
+
+def print_traced(run: Run, console: Console) -> None:
+    """What the traces of a run say; nothing if it has none, a line if they cannot be read."""
+    try:
+        found = traced_run(run)
+    except FapoolError as error:
+        console.print(Text(f"its traces cannot be broken down: {error}", "yellow"), soft_wrap=True)
+        return
+    if found is None:
+        return
+    if found.depths is None or found.depths.rows.empty:
+        print_deep(found.found, console)
+        return
+    levels = _levels(found.depths)
+    console.print(_side_by_side(found.depths, levels))
+    console.print(Text("; ".join(MEANINGS[word] for word in levels.values()), "dim"))
+    for line in _agreement(found.depths):
+        console.print(Text(line, "dim"), soft_wrap=True)
+    _print_plain(found.found, found.depths, console)
+    _print_doubts(found.found, console)
+
+
+def print_spans(
+    found: TraceFolder, run: Run | None, console: Console, step: int | None = None
+) -> None:
+    """The part of a breakdown that needs spans, of traces of ours; with their run's live spans.
+
+    `step`: of one step alone.
+    """
+    if run is not None and run.traces and step is None:
+        print_traced(run, console)
+        return
+    try:
+        print_deep(deep(found.traces), console, step)
+    except FapoolError as error:
+        console.print(Text(f"no breakdown by spans: {error}", "yellow"), soft_wrap=True)
+
+
+def print_deep(found: Deep, console: Console, step: int | None = None) -> None:
+    """The breakdown by kernels of traces that nothing live stands beside."""
+    steps = found.parted.steps
+    steps = steps if step is None else steps[steps["step"] == step]
+    for kind, own in steps.groupby("kind", sort=False):
+        of = f"step {step}" if step is not None else f"mean of {own['step'].nunique()} traced"
+        console.print(_by_kernels(own, f"by spans and kernels: ms per {kind}, {of}"))
+    _print_doubts(found, console)
+
+
+def _print_plain(found: Deep, depths: Depths, console: Console) -> None:
+    """Decode steps that replayed graphs without events: only the trace knows of these."""
+    steps = found.parted.steps
+    plain = steps[(steps["kind"] == "decode") & ~steps["step"].isin(depths.rows["step"])]
+    if len(plain):
+        number = plain["step"].nunique()
+        title = f"by kernels: ms per decode step without live spans, mean of {number} traced"
+        console.print(_by_kernels(plain, title))
+    if len(found.replays):
+        own = found.replays.groupby("rank")[["replays", "sampled"]].sum()
+        said = [f"{row.sampled} of {row.replays} on rank {row.Index}" for row in own.itertuples()]
+        line = f"replays that were of graphs with events: {', '.join(said)}"
+        console.print(Text(line, "dim"), soft_wrap=True)
+
+
+def _by_kernels(steps: pd.DataFrame, title: str) -> Table:
+    means = steps.groupby(["rank", "role"])[[*PARTS, "wall_ns"]].mean() / 1e6
+    rows = [
+        ((f"rank {rank} {role}".strip(),), values[PARTS], values["wall_ns"])
+        for (rank, role), values in means.iterrows()
+    ]
+    return _table(title, [""], rows)
+
+
+def _levels(depths: Depths) -> dict[str, str]:
+    """All, or live and trace where no device was traced: there are no gaps between kernels then."""
+    gaps = (depths.rows["reached_ns"] != depths.rows["deep_ns"]).any()
+    return {level: word for level, word in LEVELS.items() if gaps or word != "kernels"}
+
+
+def _side_by_side(depths: Depths, levels: dict[str, str]) -> Table:
+    means = depths.rows.groupby(["rank", "part"], sort=False)[[*LEVELS, "wall_ns"]].mean() / 1e6
+    steps = depths.rows.groupby("rank")["step"].nunique().max()
+    rows = []
+    for rank in means.index.unique("rank"):
+        own = means.loc[rank]
+        for number, (level, word) in enumerate(levels.items()):
+            values = own.loc[PARTS, level]
+            rows.append(((str(rank) if not number else "", word), values, values.sum()))
+    return _table(f"ms per traced decode step, mean of {steps} steps", ["rank", "level"], rows)
+
+
+def _table(title: str, heads: list[str], rows: Iterable[tuple]) -> Table:
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
+    for head in heads:
+        table.add_column(head, no_wrap=True)
+    for part in PARTS:
+        name = part.removesuffix("_ns")
+        table.add_column(SHORT.get(name, name), justify="right")
+    table.add_column("= wall", justify="right")
+    for names, values, wall in rows:
+        shown, whole = summary.rounded(list(values), wall)
+        table.add_row(*names, *(f"{value:.3f}" for value in (*shown, whole)))
+    return table
+
+
+def _agreement(depths: Depths) -> list[str]:
+    lines = [f"live and trace differ by {depths.worst:.2%} of a step at most"]
+    for row in depths.lengths.dropna().itertuples():
+        lines.append(
+            f"rank {row.rank}, {row.method}: a step takes {row.traced_ms:#.3g} ms while it is "
+            f"traced, {row.measured_ms:#.3g} ms when it was measured: × {row.ratio:.2f}"
+        )
+    return lines
+
+
+def _print_doubts(found: Deep, console: Console) -> None:
+    """What no span launched, names that speak against their spans, and what was not understood."""
+    lost = found.unattributed
+    for rank, own in lost.groupby("rank"):
+        all_ns = (found.kernels["end_ns"] - found.kernels["start_ns"])[
+            found.kernels["rank"] == rank
+        ]
+        said = f"rank {rank}: {own['count'].sum():,} of {len(all_ns):,} kernels have no span, "
+        said += f"{own['ns'].sum() / 1e6:.3f} of {all_ns.sum() / 1e6:.3f} ms"
+        console.print(Text(said, "yellow"), soft_wrap=True)
+    _print_list(console, lost, lambda row: f"{row['why']}: {_name(row)}")
+    odd = found.disagreements
+    _print_list(console, odd[~odd["expected"].astype(bool)], _speaks_against)
+    if expected := int(odd.loc[odd["expected"].astype(bool), "count"].sum()):
+        console.print(
+            Text(f"{expected:,} kernels do both, as expected of them", "dim"), soft_wrap=True
+        )
+    for note in found.notes:
+        console.print(Text(note, "yellow"), soft_wrap=True)
+
+
+def _print_list(console: Console, rows: pd.DataFrame, words) -> None:
+    for row in rows.head(MOST).to_dict("records"):
+        text = (
+            f"  {row['count']:,} × {row['ns'] / row['count'] / 1e3:,.1f} µs on rank {row['rank']}"
+        )
+        console.print(Text(f"{text}, {words(row)}", "dim"), soft_wrap=True)
+    if len(rows) > MOST:
+        console.print(Text(f"  and {len(rows) - MOST} more names", "dim"))
+
+
+def _speaks_against(row: dict) -> str:
+    return f"in {row['phase']} ({row['category']}), says {row['says']}: {_name(row)}"
+
+
+def _name(row: dict) -> str:
+    name = row["name"]
+    return name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 3] + "..."

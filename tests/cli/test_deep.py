@@ -1,0 +1,78 @@
+"""What a run's traces say is printed beside its live breakdown, and what they do not say, too."""
+
+import re
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from fapool.cli.analyze import analyze
+from fapool.cli.deep import print_traced
+from fapool.cli.show import show
+from fapool.store import Run, Store
+from tests.analysis.made_traces import Made
+from tests.synthetic import write_run
+from tests.test_rank import make_spec, run
+
+GPU_RUN = Path(__file__).parents[1] / "data/h200-fapool-1-1"
+
+
+def printed(act, *arguments, **options) -> str:
+    console = Console(record=True, width=100, file=StringIO())
+    act(*arguments, console=console, **options)
+    return console.export_text()
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    spec = make_spec(capture={"profile_steps": 2})
+    folder = Store(tmp_path_factory.mktemp("profiles")).create(spec)
+    return folder.finish(run(spec, folder))
+
+
+def test_live_and_trace_stand_one_above_the_other_and_add_up(traced):
+    text = printed(show, traced)
+    rows = re.findall(r"(live|trace)((?: +\d+\.\d{3}){6}) *\n", text)
+    assert [name for name, _ in rows] == ["live", "trace"]
+    for _, numbers in rows:
+        *parts, wall = (round(1000 * float(number)) for number in numbers.split())
+        assert sum(parts) == wall
+    assert "live and trace differ by" in text
+    assert "host clock: a step takes" in text
+
+
+def test_a_run_without_traces_is_shown_as_before(profiles):
+    assert "trace" not in printed(print_traced, write_run(profiles))
+
+
+def test_traces_that_cannot_be_read_are_told_and_the_rest_is_shown(profiles):
+    found = write_run(profiles)
+    (found.path / "trace").mkdir(exist_ok=True)
+    (found.path / "trace" / "rank0.1.pt.trace.json.gz").write_bytes(b"none")
+    text = printed(show, found)
+    assert "its traces cannot be broken down" in text
+    assert "metrics" in text
+
+
+def test_traces_of_ours_without_their_run_are_analysed_by_kernels_and_spans():
+    text = printed(analyze, GPU_RUN)
+    assert "by spans and kernels: ms per step, mean of 5 traced" in text
+    assert "rank 0: 209 of 716 kernels have no span" in text
+    assert "launched outside of all spans: ncclDevKernel_SendRecv" in text
+
+
+def test_one_step_of_traces_of_ours_is_analysed_alone():
+    text = printed(analyze, GPU_RUN, step=129)
+    assert "by spans and kernels: ms per step, step 129" in text
+
+
+def test_names_that_speak_against_their_span_are_printed(tmp_path):
+    made = Made()
+    made.step(0, 0, 100)
+    made.span("ffn", 5, 10)
+    made.launch(6, 6)
+    made.kernel("ncclDevKernel_SendRecv", 20, 40, 6)
+    made.read(tmp_path)
+    text = printed(analyze, tmp_path)
+    assert "in ffn (compute), says communication: ncclDevKernel_SendRecv" in text
