@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from fapool.analysis import compare, measured, memory, metrics, summary, timeline
+from fapool.analysis import compare, kv, measured, memory, metrics, summary, timeline
 from fapool.analysis.breakdown import PARTS
 from fapool.analysis.causes import causes
 from fapool.analysis.sampled import WITHOUT
@@ -19,7 +19,7 @@ from fapool.errors import StoreError
 from fapool.figures import bars, comparison
 from fapool.figures.memory import memory_over_time
 from fapool.figures.render import svg
-from fapool.figures.style import COLOURS
+from fapool.figures.style import COLOURS, rank_name
 from fapool.figures.timeline import step_timeline
 from fapool.figures.waits import waited, without_rows
 from fapool.phases import Category
@@ -139,7 +139,24 @@ def _run(study: Study) -> dict[str, Any]:
         "exchanges": study.parted.exchanges,
         "unmatched": study.parted.unmatched,
         "figures": [Markup(svg(figure)) for figure in figures],
+        "keys": _keys(study),
     }
+
+
+def _keys(study: Study) -> list[dict[str, str]]:
+    """Of each rank, its cache at the step in which it held most tokens."""
+    return [
+        {
+            "rank": rank_name(row["rank"], row["role"]),
+            "requests": f"{row['requests']:,}",
+            "tokens": f"{row['tokens']:,}",
+            "blocks": f"{row['blocks']:,}",
+            "fill": f"{row['fill']:.0%}",
+            "mib": f"{row['bytes'] / 2**20:,.1f}",
+            "step": f"{row['step']}",
+        }
+        for row in kv.per_rank(study.tables).to_dict("records")
+    ]
 
 
 def _methods(study: Study) -> list[str]:
