@@ -91,7 +91,7 @@ def _leave_out(tables: dict[str, Rows], most: int) -> list[str]:
     until = int(np.partition(spans["start_ns"].to_numpy(), most)[most])
     before = {"events": "start_ns", "steps": "start_ns", "memory": "time_ns"}
     for name, column in before.items():
-        tables[name] = tables[name][tables[name][column] < until]
+        tables[name] = tables[name][tables[name][column] < until].reset_index(drop=True)
     kept = len(tables["events"])
     return [f"only the first {kept} of {len(spans)} spans are here, and what is as old as they"]
 
