@@ -48,6 +48,19 @@ def clocks(run: Run, tables: Tables) -> Clocks | None:
     return Clocks(uncertainty_ns=unsure, splits=splits, close=close, notes=notes)
 
 
+def words_of_traces(run: Run) -> str | None:
+    """How sure a run is of its traces' times on rank 0's clock; None if it does not say."""
+    unsure = []
+    for clock in _ranks(run).values():
+        parts = [clock.get("host"), clock.get("profiler")]
+        if all(isinstance(part, dict) and "uncertainty_ns" in part for part in parts):
+            unsure.append(sum(int(part["uncertainty_ns"]) for part in parts))
+    if not unsure:
+        return None
+    worst = sum(sorted(unsure)[-2:]) / 1e3
+    return f"on rank 0's clock, on which the hosts of two ranks agree within {worst:,.1f} µs"
+
+
 def _ranks(run: Run) -> dict[int, dict[str, Any]]:
     found = run.environment.get("ranks")
     entries = found if isinstance(found, list) else []

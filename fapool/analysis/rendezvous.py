@@ -9,8 +9,9 @@ of the group has no trace, nothing is guessed: they stay unmatched.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from fapool.analysis.intervals import Times
 from fapool.analysis.kernels import COMMUNICATION, Kernels
 from fapool.traces import Trace
 
+NO_SHIFTS: Mapping[int, int] = MappingProxyType({})
 _SAID = ["group", "ranks", "collective", "peer"]  # what a kernel carries of its collective
 _ALSO = ["sequence", "external"]
 _KEYS = ["meeting", "step", "sequence"]
@@ -41,17 +43,26 @@ class Meetings:
     nameless: int  # do not say their group
 
 
-def meet(traces: Sequence[Trace], kernels: Sequence[Kernels]) -> Meetings:
-    """Match the communication kernels of all ranks, as one clock has their times."""
+def meet(
+    traces: Sequence[Trace], kernels: Sequence[Kernels], shift_ns: Mapping[int, int] = NO_SHIFTS
+) -> Meetings:
+    """Match the communication kernels of all ranks.
+
+    `shift_ns`: by rank, what to add to its times to have them on one clock; arrivals are on the
+    rank's own again.
+    """
     pairs = enumerate(zip(traces, kernels, strict=True))
     said = [_said(trace, own, lane) for lane, (trace, own) in pairs]
     frame = _labelled(pd.concat(said, ignore_index=True), traces)
     arrival_ns = [own.start_ns.copy() for own in kernels]
     communication = sum(int((own.use == COMMUNICATION).sum()) for own in kernels)
+    shifts = np.array([shift_ns.get(trace.rank, 0) for trace in traces], np.int64)
+    for name in ("start_ns", "end_ns"):
+        frame[name] += shifts[frame["lane"]]
     met = _met(frame.sort_values("start_ns", kind="stable"))
     split = met["arrival_ns"] < met["end_ns"]
     for lane, rows in met[split].groupby("lane"):
-        arrival_ns[lane][rows["row"]] = rows["arrival_ns"]
+        arrival_ns[lane][rows["row"]] = rows["arrival_ns"] - shifts[lane]
     return Meetings(
         arrival_ns=arrival_ns,
         communication=communication,

@@ -8,7 +8,7 @@ nothing else runs; idle where the device does nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from fapool.analysis import caveats, host_ops, intervals
 from fapool.analysis.device_steps import Steps, device_steps, host_steps
 from fapool.analysis.intervals import Times
 from fapool.analysis.kernels import COMMUNICATION, COMPUTE, COPY, Kernels, sort_out
-from fapool.analysis.rendezvous import Meetings, meet
+from fapool.analysis.rendezvous import NO_SHIFTS, Meetings, meet
 from fapool.traces import Trace
 
 PARTS = ["compute_ns", "communication_ns", "synchronization_ns", "copies_ns", "idle_ns"]
@@ -49,10 +49,13 @@ class Traced:
         assert (parts.sum(axis=1) == self.steps["wall_ns"]).all(), "parts do not sum to the wall"
 
 
-def break_down(traces: Sequence[Trace]) -> Traced:
-    """The partition of every step of every trace, in integer nanoseconds."""
+def break_down(traces: Sequence[Trace], shift_ns: Mapping[int, int] = NO_SHIFTS) -> Traced:
+    """The partition of every step of every trace, in integer nanoseconds.
+
+    `shift_ns`: by rank, what to add to its times to compare them with the others'.
+    """
     kernels = [sort_out(trace) for trace in traces]
-    met = meet(traces, kernels)
+    met = meet(traces, kernels, shift_ns)
     rows: list[pd.DataFrame] = []
     notes: dict[str, list[int]] = {}
     for trace, own, arrival_ns in zip(traces, kernels, met.arrival_ns, strict=True):

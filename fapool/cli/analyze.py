@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fapool.analysis import summary
+from fapool.analysis.clocks import words_of_traces
+from fapool.analysis.depths import clock_shifts
 from fapool.analysis.traced import HIDDEN, PARTS, Traced, break_down
 from fapool.cli.deep import print_spans
 from fapool.errors import SpecError, StoreError
@@ -52,9 +55,9 @@ def analyze(
     """
     console = console or Console()
     found = read_folder(folder, ops=None, processes=_processes(folder))
-    parted = break_down(found.traces)
-    steps = _chosen(parted.steps, step)
     run = run_of(folder)
+    parted = _parted(found, run)
+    steps = _chosen(parted.steps, step)
     for line in _head(found, run):
         console.print(Text(line), soft_wrap=True)
     for method, rows in steps.groupby("method", sort=False):
@@ -79,6 +82,16 @@ def run_of(folder: Path) -> Run | None:
         except StoreError:
             continue
     return None
+
+
+def _parted(found: TraceFolder, run: Run | None) -> Traced:
+    """The breakdown, on the clock of the run where there is one that has its ranks' clocks."""
+    try:
+        shifts, words = (clock_shifts(run), words_of_traces(run)) if run else ({}, None)
+    except StoreError:  # it ended before it wrote them
+        shifts, words = {}, None
+    parted = break_down(found.traces, shifts)
+    return replace(parted, clock=words) if words else parted
 
 
 def _head(found: TraceFolder, run: Run | None) -> list[str]:

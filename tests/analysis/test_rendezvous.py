@@ -12,14 +12,16 @@ from tests.traces import forms
 from tests.traces.forms import event, kernel, launch, said, step
 
 
-def met(folder: Path, *ranks: list[dict], head: dict | None = None) -> Meetings:
+def met(
+    folder: Path, *ranks: list[dict], head: dict | None = None, shift_ns: dict | None = None
+) -> Meetings:
     """Ranks' events written, read and matched."""
     traces = []
     for rank, events in enumerate(ranks):
         info = {"distributedInfo": {"rank": rank, "world_size": len(ranks), **(head or {})}}
         text = forms.kineto(events, forms.HEAD | info)
         traces.append(read(forms.write(folder / f"{rank}.json", text)))
-    return meet(traces, [sort_out(trace) for trace in traces])
+    return meet(traces, [sort_out(trace) for trace in traces], shift_ns or {})
 
 
 def arrivals(found: Meetings) -> list[list[int]]:
@@ -39,6 +41,13 @@ def test_a_collective_is_split_where_its_last_participant_begins(tmp_path):
     found = met(tmp_path, [reduce(10, 90)], [reduce(40, 91)])
     assert arrivals(found) == [[40], [40]]
     assert (found.communication, found.matched, found.early, found.nameless) == (2, 2, 0, 0)
+
+
+def test_arrivals_are_compared_on_one_clock_and_given_on_each_ranks_own(tmp_path):
+    apart = [reduce(10, 90)], [reduce(1_040, 1_091)]
+    assert arrivals(met(tmp_path, *apart)) == [[10], [1_040]]  # early, as it seems
+    assert arrivals(met(tmp_path, *apart, shift_ns={1: -1_000})) == [[40], [1_040]]
+    assert arrivals(met(tmp_path, *apart, shift_ns={0: 1_050})) == [[10], [1_060]]
 
 
 def test_sequence_numbers_match_what_is_reordered_and_find_what_is_missing(tmp_path):

@@ -74,6 +74,23 @@ def test_a_run_of_ours_is_named(profiles, console):
     assert printed(console).count(f"run {run.name}: {run.spec.plan}, finished") == 2
 
 
+def test_the_clock_of_a_run_is_taken_and_told(profiles, console):
+    run = write_run(profiles)
+    shutil.copytree(DATA / "trace", run.path / "trace", dirs_exist_ok=True)
+    clocks = [
+        {"uncertainty_ns": 0, "host": {"uncertainty_ns": 2_000 * rank}, "notes": []}
+        | {"profiler": {"uncertainty_ns": 500, "offset_ns": -9_000_000 * rank}}
+        for rank in range(2)
+    ]
+    entries = [{"rank": rank, "clock": clock} for rank, clock in enumerate(clocks)]
+    (run.path / "environment.json").write_text(json.dumps({"ranks": entries}))
+    analyze(run.path / "trace", step=129, console=console)
+    assert "the hosts of two ranks agree within 3.0 µs" in printed(console)
+    shifted = rows(console)[:2]
+    analyze(DATA, step=129, console=console)
+    assert shifted != rows(console)[-2:]  # 9 ms apart: nobody waits for whom it waited for
+
+
 def test_what_is_missing_is_said(console, tmp_path):
     head = {"distributedInfo": {"rank": 1, "world_size": 3}}
     text = forms.kineto([step(4, 0, 90), kernel(10, 20), kernel(30, 40)], head)

@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 
 from fapool.analysis.breakdown import PARTS, breakdown
+from fapool.analysis.causes import causes
 from fapool.analysis.depths import traced_run
 from fapool.analysis.kv import per_request
 from fapool.analysis.load import load
+from fapool.analysis.study import study
 from fapool.forecast.memory import footprint
 from fapool.phases import TRACED, Category, Owner, Role
 from fapool.spec import Capture, FAPool, Helix, Model, RunSpec, Static, TraceWorkload, Workload
@@ -69,6 +71,7 @@ def test_a_run_adds_up(finished):
     check_memory(tables)
     check_kv(tables)
     check_samples(tables, samples)
+    check_causes(run)
 
 
 def check_breakdown(tables) -> None:
@@ -80,6 +83,14 @@ def check_breakdown(tables) -> None:
     counted = tables.steps.groupby(["repeat", "rank"])["step"].agg(list)
     assert len(counted) == 2 * tables.spec.plan.world
     assert all(steps == list(range(len(counted.iloc[0]))) for steps in counted)
+
+
+def check_causes(run) -> None:
+    """Waits sum to synchronization, paths and replays to their steps, or this raises."""
+    why = causes(study(run))
+    assert why.critical.path["ms"].sum() == pytest.approx(why.critical.wall_ms)
+    assert why.clocks.words == "all ranks read one clock"
+    assert not (why.stragglers["rank"] == why.stragglers["awaited"]).any()
 
 
 def check_labels(tables) -> None:
