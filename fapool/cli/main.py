@@ -92,6 +92,18 @@ def analyze(
 
 
 @app.command()
+def perfetto(
+    name: str,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one")] = 0,
+    store: Root = None,
+) -> None:
+    """Open a run's merged trace in an offline Perfetto, on loopback, until Ctrl-C."""
+    from fapool.cli import perfetto as pages
+
+    pages.perfetto(Store(store).open(name), port)
+
+
+@app.command()
 def protocol(
     specs: Annotated[list[Path], typer.Argument(help="a spec per plan; the first is the measure")],
     out: Annotated[Path, typer.Option(help="folder for the specs of all runs")],

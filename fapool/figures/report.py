@@ -9,16 +9,17 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from fapool.analysis import compare, doubts, measured, memory, metrics, summary, timeline
+from fapool.analysis import compare, doubts, kv, measured, memory, metrics, summary, timeline
 from fapool.analysis.breakdown import PARTS
 from fapool.analysis.causes import causes
 from fapool.analysis.sampled import WITHOUT
 from fapool.analysis.study import Study, studies
 from fapool.errors import StoreError
 from fapool.figures import bars, changed, comparison
+from fapool.figures.memory import memory_over_time
 from fapool.figures.printed import number, ratio
 from fapool.figures.render import svg
-from fapool.figures.style import COLOURS
+from fapool.figures.style import COLOURS, rank_name
 from fapool.figures.timeline import step_timeline
 from fapool.figures.waits import waited, without_rows
 from fapool.phases import Category
@@ -122,6 +123,9 @@ def _run(study: Study) -> dict[str, Any]:
         *waited(why, label),
         bars.memory_per_rank(memory.peak(study.tables), title=f"{label}: memory of each rank"),
     ]
+    if len(study.tables.memory):
+        held, title = memory.parts_over_time(study.tables), f"{label}: memory over time"
+        figures.append(memory_over_time(held, title=title))
     return {
         "label": label,
         "name": run.name,
@@ -137,7 +141,24 @@ def _run(study: Study) -> dict[str, Any]:
         "exchanges": study.parted.exchanges,
         "unmatched": study.parted.unmatched,
         "figures": [Markup(svg(figure)) for figure in figures],
+        "keys": _keys(study),
     }
+
+
+def _keys(study: Study) -> list[dict[str, str]]:
+    """Of each rank, its cache at the step in which it held most tokens."""
+    return [
+        {
+            "rank": rank_name(row["rank"], row["role"]),
+            "requests": f"{row['requests']:,}",
+            "tokens": f"{row['tokens']:,}",
+            "blocks": f"{row['blocks']:,}",
+            "fill": f"{row['fill']:.0%}",
+            "mib": f"{row['bytes'] / 2**20:,.1f}",
+            "step": f"{row['step']}",
+        }
+        for row in kv.per_rank(study.tables).to_dict("records")
+    ]
 
 
 def _methods(study: Study) -> list[str]:

@@ -33,6 +33,8 @@ class Capture(Strict):
     live_hz: Annotated[float, Field(gt=0, le=20)] = 8.0
     # Decode steps traced, 0 none. No viewer opens what many more would write.
     profile_steps: Annotated[int, Field(ge=0, le=64, strict=True)] = 0
+    # On GPUs: one more pass, and a file of its allocations for PyTorch's memory viewer.
+    memory_snapshot: bool = False
 
 
 class RunSpec(Strict):

@@ -71,6 +71,11 @@ def test_every_metric_stands_with_its_definition(source):
         assert rows[name][-1] == definition
 
 
+def test_keys_of_each_rank_stand_at_their_most(source):
+    # two requests of 99 tokens in 4 blocks of 32 each, at the end of the last step
+    assert ["rank 3 (pool)", "2", "8", "198", "77%", "0.2", "3"] in Page(source).rows
+
+
 def test_definitions_stand_beneath_the_metrics_of_many_runs(tmp_path):
     plans = [Static(tp=tp, pp=pp) for tp, pp in ((1, 1), (1, 2), (2, 1), (2, 2), (4, 1))]
     runs = [write_run(tmp_path, small_spec(plan=plan)) for plan in plans]

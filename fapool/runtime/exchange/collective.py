@@ -41,6 +41,11 @@ class Collective:
         """Ranks that take part."""
         return len(self._peers)
 
+    @property
+    def held_bytes(self) -> int:
+        """Of the device's memory, for good."""
+        return self._small.held_bytes if self._small is not None else 0
+
     def sum(self, x: Tensor, *, layer: int = -1) -> Tensor:
         """The sum of every rank's `x`, in place."""
         if self.size > 1:
