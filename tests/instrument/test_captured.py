@@ -122,9 +122,10 @@ def test_a_capture_s_nodes_are_counted_at_the_borders_of_spans(sampled):
     x = torch.ones(64, 64, device=recorder.device)
     x @ x
     nodes, graph = GraphNodes(0, sampled=sampled), torch.cuda.CUDAGraph()
+    spans: list = []  # holds the events, which have to live until the capture has ended
     with (
         torch.cuda.graph(graph, capture_error_mode="thread_local"),
-        recorder.capturing([] if sampled else None, nodes),
+        recorder.capturing(spans if sampled else None, nodes),
     ):
         x += 1
         with recorder.span(Phase.FFN, layer=1):
