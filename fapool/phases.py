@@ -82,7 +82,7 @@ class Owner(StrEnum):
     KV = "kv"  # reserved for the cache, whether or not a token lies in it
     KV_USED = "kv_used"  # the part of KV that holds tokens; not added to the sum
     ACTIVATIONS = "activations"  # highest transient use of one step
-    BUFFERS = "buffers"  # messages of the exchange
+    BUFFERS = "buffers"  # messages and memory of the exchange, what CUDA graphs return
     ALLOCATOR = "allocator"  # what torch's allocator has reserved; absent on CPU
     DEVICE = "device"  # in use on the whole device; on CPU, this process
 
@@ -147,6 +147,29 @@ MEMORY = _table(
 )
 """One reading of one owner's bytes on one rank."""
 
+KV = _table(
+    repeat=_I32,
+    rank=_I32,
+    step=_I32,  # at its end; the next one begins with somebody coming, going or moving
+    request=_I32,
+    blocks=_I32,  # reserved for it on this rank
+    tokens=_I32,  # of it that lie here; they only grow up to this step
+    last_tokens=_I32,  # of them in the last block that has any
+    bytes=_I64,  # of their keys and values
+)
+"""What one request has in one rank's cache: rows of a step sum to its `kv_tokens`."""
+
+ENERGY = _table(
+    repeat=_I32,
+    rank=_I32,
+    device=_STR,  # UUID: several ranks may share one
+    begin_ns=_I64,
+    end_ns=_I64,
+    millijoules=_I64,  # the whole device's, idle power and other processes included
+    method=_STR,  # "counter", "power, integrated"
+)
+"""What one rank's device took in one repeat; no row where nothing tells."""
+
 TRACED = -2
 """`repeat` of the steps that torch.profiler traced, in tables of their own."""
 
@@ -165,7 +188,14 @@ def replayed_sequence(step: int, sequence: int) -> int:
     return step * PER_STEP + sequence % PER_STEP
 
 
-TABLES = {"events": EVENTS, "steps": STEPS, "requests": REQUESTS, "memory": MEMORY}
+TABLES = {
+    "events": EVENTS,
+    "steps": STEPS,
+    "requests": REQUESTS,
+    "memory": MEMORY,
+    "kv": KV,
+    "energy": ENERGY,
+}
 """File stem in a run folder -> schema."""
 
 TRACED_TABLES = {"traced_events": EVENTS, "traced_steps": STEPS}

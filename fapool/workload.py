@@ -1,4 +1,4 @@
-"""The requests of a workload, in order: fixed ones, or lengths sampled from a published trace.
+"""The requests of a workload, in order: fixed, drawn over a range, or sampled from a trace.
 
 Reads Azure's LLM inference CSV (Splitwise, ISCA 2024) and Mooncake's JSONL (FAST 2025) as they
 are published. Knows lengths only, not arrival times.
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from fapool.errors import TraceFileError
-from fapool.spec import LONGEST, RunSpec, TraceWorkload, Workload
+from fapool.spec import LONGEST, RangeWorkload, RunSpec, TraceWorkload, Workload
 
 COLUMNS = {
     ".csv": ("ContextTokens", "GeneratedTokens"),
@@ -44,8 +44,20 @@ def requests_of(spec: RunSpec) -> list[Request]:
     work = spec.workload
     if isinstance(work, Workload):
         return [Request(id=i, context=work.context, output=work.output) for i in range(work.batch)]
-    lengths = sample(read_lengths(work.path), work)
+    if isinstance(work, RangeWorkload):
+        lengths = [(context, work.output) for context in draw(work)]
+    else:
+        lengths = sample(read_lengths(work.path), work)
     return [Request(id=i, context=int(c), output=int(o)) for i, (c, o) in enumerate(lengths)]
+
+
+def draw(work: RangeWorkload) -> np.ndarray:
+    """Prompt lengths of a range's requests, one from each of its equal parts, int64 [sample]."""
+    dice = np.random.default_rng(work.seed)
+    places = dice.permutation(work.sample) + dice.random(work.sample)
+    width = (work.longest + 1 - work.shortest) / work.sample
+    lengths = np.minimum(work.shortest + np.floor(places * width), work.longest)
+    return np.maximum(1, np.rint(lengths * work.length_scale)).astype(np.int64)
 
 
 def read_lengths(path: Path | str) -> pd.DataFrame:

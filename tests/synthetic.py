@@ -134,6 +134,8 @@ class Simulation:
             )
             self.rows["steps"].append(row | {"kv_tokens": kv_tokens})
             self.note_memory(at.rank, at.role, kv_tokens)
+            if step.finished and kv_tokens:
+                self.note_kv(at.rank, step)
         if not sampled:
             del self.rows["events"][seen:]
 
@@ -144,6 +146,14 @@ class Simulation:
         for owner, size in held.items():
             row = {"repeat": self.repeat, "rank": rank, "step": self.step, "owner": str(owner)}
             self.rows["memory"].append(row | {"time_ns": self.clock[rank], "bytes": size})
+
+    def note_kv(self, rank: int, step: schedule.Step) -> None:
+        for segment in step.segments:
+            row = {"repeat": self.repeat, "rank": rank, "step": self.step}
+            row |= {"request": segment.request, "tokens": segment.end, "bytes": segment.end * 1_000}
+            full, rest = divmod(segment.end, self.spec.block)
+            row |= {"blocks": full + (rest > 0), "last_tokens": rest or self.spec.block}
+            self.rows["kv"].append(row)
 
     def run(self) -> None:
         requests = requests_of(self.spec)

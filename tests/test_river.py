@@ -25,6 +25,7 @@ RIVER = {
     "fapool.spec": (1, "bed"),
     "fapool.balance": (2, "bed"),
     "fapool.pieces": (2, "bed"),
+    "fapool.protocol": (2, "bed"),
     "fapool.workload": (2, "bed"),
     "fapool.topology": (2, "bed"),
     "fapool.schedule": (2, "bed"),

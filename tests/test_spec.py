@@ -18,6 +18,7 @@ from fapool.spec import (
     FAPool,
     Helix,
     Model,
+    RangeWorkload,
     RunSpec,
     Static,
     TraceWorkload,
@@ -52,6 +53,13 @@ WORKLOADS = st.one_of(
         sample=st.integers(1, 99),
         output_scale=st.one_of(st.none(), st.floats(0.01, 1)),
     ),
+    st.builds(
+        RangeWorkload,
+        shortest=st.integers(1, 99),
+        longest=st.integers(99, 10**7),
+        sample=st.integers(1, 9),
+        output=st.just(3),
+    ),
 )
 SPECS = st.builds(
     RunSpec,
@@ -78,6 +86,12 @@ def test_a_file_reads_back_to_an_equal_spec(tmp_path):
     spec = RunSpec(**fields())
     (tmp_path / "spec.yaml").write_text(spec.to_yaml())
     assert specs.read(tmp_path / "spec.yaml") == spec
+
+
+def test_a_range_that_ends_before_it_begins_is_refused_by_its_name():
+    work = {"kind": "range", "shortest": 9, "longest": 8, "sample": 1, "output": 1}
+    with pytest.raises(SpecError, match=r"^workload.longest = 8: at least shortest = 9"):
+        RunSpec(**fields(workload=work))
 
 
 def test_the_fingerprint_is_the_same_in_another_process():

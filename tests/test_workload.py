@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fapool.errors import SpecError, TraceFileError
-from fapool.spec import RunSpec, Static, TraceWorkload, Workload
-from fapool.workload import read_lengths, requests_of, sample
+from fapool.spec import RangeWorkload, RunSpec, Static, TraceWorkload, Workload
+from fapool.workload import draw, read_lengths, requests_of, sample
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 ROWS = [(4808, 10), (3180, 8), (110, 27), (7433, 14), (34, 12), (374, 0)]
@@ -86,6 +88,35 @@ def test_lengths_shrink_by_their_scales_but_never_to_nothing(trace):
     expected = [[max(1, round(c * 0.01)), min(6, max(1, round(o * 0.5)))] for c, o in ROWS]
     np.testing.assert_array_equal(scaled, expected)
     assert scaled[4, 0] == 1  # 34 tokens scaled to 0.34
+
+
+@given(
+    shortest=st.integers(1, 5000), width=st.integers(0, 5000), sample=st.integers(1, 300),
+    seed=st.integers(0, 99),
+)  # fmt: skip
+def test_lengths_over_a_range_are_balanced_whatever_the_seed(shortest, width, sample, seed):
+    work = RangeWorkload(
+        shortest=shortest, longest=shortest + width, sample=sample, output=2, seed=seed
+    )
+    requests = requests_of(make_spec(work))
+    lengths = np.sort([request.context for request in requests])
+    assert shortest <= lengths[0] <= lengths[-1] <= shortest + width
+    # the i-th shortest lies in the i-th of equal parts
+    parts = shortest + np.arange(sample + 1) * (width + 1) / sample
+    assert (lengths >= np.floor(parts[:-1])).all()
+    assert (lengths <= np.ceil(parts[1:])).all()
+    assert {request.output for request in requests} == {2}
+
+
+def test_a_range_shrinks_by_its_scale_and_its_seed_decides_the_order():
+    fields = {"shortest": 512, "longest": 2047, "sample": 64, "output": 3}
+    whole = draw(RangeWorkload(**fields))
+    np.testing.assert_array_equal(
+        draw(RangeWorkload(**fields, length_scale=1 / 16)), np.rint(whole / 16)
+    )
+    assert draw(RangeWorkload(**fields)).tolist() == whole.tolist()
+    assert draw(RangeWorkload(**fields, seed=1)).tolist() != whole.tolist()
+    assert np.diff(whole).min() < 0 < np.diff(whole).max()  # in no order
 
 
 def test_a_sample_larger_than_the_trace_is_refused(trace):

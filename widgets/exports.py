@@ -44,6 +44,10 @@ def describe_exports(run: Run) -> str:
         rows.append(("no report", f"only a finished run has one; this one {run.status.state}"))
     if merged.exists():
         rows.append(("Perfetto, all ranks on one clock", str(merged)))
+        command = f"python -m fapool perfetto {shlex.quote(str(run.path))}"
+        rows.append(("the same, offline", command))
+    snapshots = sorted((run.path / "memory").glob("rank*.pickle"))
+    rows += [(f"{path.stem}: drop on pytorch.org/memory_viz", str(path)) for path in snapshots]
     rows += [(f"trace of {path.name.split('.')[0]}", str(path)) for path in run.traces]
     if run.traces:
         rows.append(("TensorBoard", f"tensorboard --logdir {shlex.quote(str(folder))}"))

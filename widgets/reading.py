@@ -17,7 +17,7 @@ from fapool.errors import FapoolError
 from fapool.figures import bars
 from fapool.figures.comparison import comparison as comparison_figure
 from fapool.figures.timeline import step_timeline
-from fapool.spec import RunSpec, Workload
+from fapool.spec import RangeWorkload, RunSpec, Workload
 from fapool.store import Run
 
 COLUMNS = (
@@ -65,7 +65,9 @@ def workload_words(spec: RunSpec) -> str:
     work = spec.workload
     if isinstance(work, Workload):
         return f"{work.batch} × ({work.context} + {work.output})"
-    return f"{work.sample} of {work.path.name} × {work.length_scale:.3g}"
+    drawn = isinstance(work, RangeWorkload)
+    source = f"{work.shortest}-{work.longest}" if drawn else work.path.name
+    return f"{work.sample} of {source} × {work.length_scale:.3g}"
 
 
 def result(run: Run) -> tuple[str, list[Figure]]:

@@ -19,10 +19,15 @@ from fapool.analysis.exchanges import Exchanges
 from fapool.analysis.intervals import Times
 from fapool.analysis.load import STEP_KEYS, Tables
 from fapool.analysis.sampled import recorded
-from fapool.phases import Category
+from fapool.phases import Category, Phase
 
 ORDER = tuple(Category)
 PARTS = [f"{category}_ns" for category in ORDER]
+_WAITING = ORDER.index(Category.SYNCHRONIZATION)
+LEVELS = (*range(_WAITING + 1), *range(_WAITING, len(ORDER) - 1))
+"""Places in ORDER, the first to claim a nanosecond first. Synchronization comes twice: a host that
+waits for its own device waits for what that does, and only where it does nothing for the device."""
+
 _LANE = ["repeat", "rank"]  # one rank in one repeat: the unit that has a clock and steps
 
 
@@ -97,12 +102,17 @@ def _weighted(parted: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
 
 
 def declared(events: pd.DataFrame, arrival_ns: Times) -> pd.DataFrame:
-    """Spans with `code` (place in ORDER) and `event` (row); waits are split at their arrival."""
+    """Spans with `code` (place in ORDER), `level` (place in LEVELS) and `event` (row).
+
+    Waits are split at their arrival.
+    """
     spans = events[[*_LANE, "start_ns", "end_ns"]].copy()
     spans["code"] = pd.Categorical(events["category"], list(ORDER)).codes
+    own_device = (events["phase"] == Phase.DEVICE_SYNC).to_numpy()
+    spans["level"] = spans["code"] + ((spans["code"] > _WAITING) | own_device)
     spans["event"] = np.arange(len(spans))
     split = np.clip(arrival_ns, spans["start_ns"].to_numpy(), spans["end_ns"].to_numpy())
-    waiting = spans.assign(end_ns=split, code=ORDER.index(Category.SYNCHRONIZATION))
+    waiting = spans.assign(end_ns=split, code=_WAITING, level=_WAITING)
     late = (split > spans["start_ns"]).to_numpy()
     spans["start_ns"] = split
     return pd.concat([spans, waiting[late]], ignore_index=True)
@@ -117,17 +127,17 @@ def _part(
     found["wall_ns"] = np.diff(borders)
     found[[*PARTS, "hidden_ns"]] = 0
     taken, shares = intervals.EMPTY, []
-    for code, part in enumerate(PARTS[:-1]):
-        rows = spans[spans["code"] == code]
+    for level, code in enumerate(LEVELS):
+        part, rows = PARTS[code], spans[spans["level"] == level]
         pieces = _pieces(rows, borders)
         own = pieces["end_ns"] - pieces["start_ns"]
         own -= intervals.covered(taken, pieces["start_ns"], pieces["end_ns"])
         sums = np.zeros(len(steps), np.int64)
         np.add.at(sums, pieces["bin"], own)
-        found[part] = sums
+        found[part] += sums
         shares.append(pieces.assign(ns=own, code=code)[own > 0])
         taken = intervals.union(taken, rows[["start_ns", "end_ns"]])
-        if code == 0:
+        if level == 0:
             both = intervals.intersect(taken, in_flight)
             found["hidden_ns"] = intervals.covered(both, borders[:-1], borders[1:])
     found[PARTS[-1]] = found["wall_ns"] - intervals.covered(taken, borders[:-1], borders[1:])

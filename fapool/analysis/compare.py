@@ -1,4 +1,7 @@
-"""Runs side by side: a row a metric, a column a run, and the ratio to the first run."""
+"""Runs side by side: a row a metric, a column a run, the ratio to the first run, and chance's part.
+
+What changed phase by phase is in `changes`.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fapool.analysis.metrics import DEFINITIONS, UNRATED, per_repeat, per_request
+from fapool.analysis.metrics import DEFINITIONS, UNRATED
+from fapool.analysis.pairs import differences as differences_in_pairs
+from fapool.analysis.samples import units
+from fapool.analysis.significance import contrast, paired
 from fapool.analysis.study import Study, studies
 from fapool.spec import RunSpec
 from fapool.store import Run
 
+CONTRAST = ["a", "b", "change", "low", "high", "p", "test", "hedges_g", "units"]
 NOT_COMPARED = {"name", "capture"}
 
 
@@ -38,22 +45,44 @@ def side_by_side(found: Sequence[Study]) -> pd.DataFrame:
     return table.rename_axis("metric")
 
 
-def spreads(found: Sequence[Study]) -> pd.DataFrame:
-    """What varies inside a run: label, metric, value, low, high.
+def contrasts(a: Study, b: Study) -> pd.DataFrame:
+    """What a metric of `b` is beside that of `a`; index: metric, of those with an interval in both.
 
-    `tpot_mean`: 5th to 95th percentile over requests; `tps`, `tps_per_charged_gpu`: lowest and
-    highest repeat (charged GPUs as in the whole run). Missing where there is nothing to measure.
+    Columns: a, b, change, low, high (95 % interval of the change), p (of this metric by itself),
+    test, hedges_g, units (of what the interval speaks), all but the last three in the metric's
+    unit. Steps that did the same work are compared in pairs where there are no repeats.
+    """
+    sides, pairs, rows = (units(a), units(b)), differences_in_pairs(a, b), {}
+    for name in DEFINITIONS:
+        if name in pairs:
+            values, unit = pairs[name]
+            found = paired(values)
+        elif all(name in side for side in sides):
+            first, second = (side[name] for side in sides)
+            found = contrast(first.values, second.values)
+            unit = " against ".join(dict.fromkeys((first.unit, second.unit)))
+        else:
+            continue
+        rows[name] = {"a": a.metrics[name], "b": b.metrics[name], "change": found.difference}
+        rows[name] |= {name: getattr(found, name) for name in ("low", "high", "p", "test")}
+        rows[name] |= {"hedges_g": found.hedges_g, "units": unit}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=CONTRAST).rename_axis("metric")
+
+
+def spreads(found: Sequence[Study]) -> pd.DataFrame:
+    """Metrics of each run with their 95 % intervals: label, metric, value, low, high.
+
+    `tpot_mean`, `tps` and `tps_per_charged_gpu`; missing where there is nothing to measure, and
+    intervals where there are too few units (see `samples`).
     """
     rows = []
     for study in found:
-        tpot = per_request(study.tables)["tpot_ms"].dropna()
-        low, high = np.percentile(tpot, [5, 95]) if len(tpot) else (np.nan, np.nan)
-        rows.append((study.label, "tpot_mean", study.metrics["tpot_mean"], low, high))
-        tps = per_repeat(study.tables)["tps"]
-        for name in ("tps", "tps_per_charged_gpu"):
+        own = units(study)
+        for name in ("tpot_mean", "tps", "tps_per_charged_gpu"):
             value = study.metrics[name]
-            scale = value / study.metrics["tps"] if value else np.nan
-            rows.append((study.label, name, value, tps.min() * scale, tps.max() * scale))
+            between = own[name].interval if name in own else None
+            ends = (between.low, between.high) if between else (np.nan, np.nan)
+            rows.append((study.label, name, value, *ends))
     table = pd.DataFrame(rows, columns=["label", "metric", "value", "low", "high"])
     return table.astype({name: float for name in ("value", "low", "high")})
 

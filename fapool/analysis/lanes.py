@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fapool.analysis import intervals
-from fapool.analysis.breakdown import ORDER, declared
+from fapool.analysis.breakdown import LEVELS, ORDER, declared
 from fapool.analysis.intervals import Times
 
 GAP = ORDER.index("idle")
@@ -46,8 +46,8 @@ def lanes(events: pd.DataFrame, arrival_ns: Times) -> dict[Key, Lane]:
 
 def _lane(spans: pd.DataFrame) -> Lane:
     taken, found = intervals.EMPTY, []
-    for code in range(GAP):
-        rows = spans[spans["code"] == code]
+    for level, code in enumerate(LEVELS):
+        rows = spans[spans["level"] == level]
         times, event = _disjoint(rows)
         piece, kept = _outside(times, taken)
         found.append((kept, np.full(len(piece), code), event[piece]))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 
 from fapool.errors import StoreError
+from fapool.phases import ENERGY, KV
 from fapool.spec import RunSpec
 from fapool.store import Run
 
@@ -18,7 +19,7 @@ class Tables:
     """One run's tables; columns and units as in `fapool.phases`.
 
     Invariants: every span and step ends no earlier than it starts; a rank's steps of one repeat
-    are sorted and share their borders.
+    are sorted and share their borders; the tokens in `kv` at a step sum to its `kv_tokens`.
     """
 
     name: str
@@ -27,6 +28,8 @@ class Tables:
     steps: pd.DataFrame
     requests: pd.DataFrame
     memory: pd.DataFrame
+    kv: pd.DataFrame = field(default_factory=lambda: KV.empty_table().to_pandas())
+    energy: pd.DataFrame = field(default_factory=lambda: ENERGY.empty_table().to_pandas())
 
 
 def load(run: Run) -> Tables:
@@ -35,7 +38,8 @@ def load(run: Run) -> Tables:
     Raises:
         StoreError: a table is missing, a span or step ends before it starts, or the steps of a
             rank leave a gap, overlap or come twice, or there are no steps at all, or none of
-            a rank that has spans; names the first such row.
+            a rank that has spans, or a step held other tokens than its requests did; names the
+            first such row.
     """
     events = run.table("events")
     steps = run.table("steps").sort_values(STEP_KEYS, ignore_index=True)
@@ -45,6 +49,8 @@ def load(run: Run) -> Tables:
     _check_direction(run.name, "steps", steps)
     _check_borders(run.name, steps)
     _check_homes(run.name, events, steps)
+    kv = run.table("kv")
+    _check_tokens(run.name, kv, steps)
     return Tables(
         name=run.name,
         spec=run.spec,
@@ -52,6 +58,8 @@ def load(run: Run) -> Tables:
         steps=steps,
         requests=run.table("requests"),
         memory=run.table("memory"),
+        kv=kv,
+        energy=run.table("energy"),
     )
 
 
@@ -81,6 +89,14 @@ def _check_homes(name: str, events: pd.DataFrame, steps: pd.DataFrame) -> None:
     homeless = ~pd.MultiIndex.from_frame(events[["repeat", "rank"]]).isin(lanes)
     if homeless.any():
         raise StoreError(f"{name}: spans of a rank that has no steps: {_tell(events[homeless])}")
+
+
+def _check_tokens(name: str, kv: pd.DataFrame, steps: pd.DataFrame) -> None:
+    sums = kv.groupby(STEP_KEYS, as_index=False)["tokens"].sum()
+    both = sums.merge(steps[[*STEP_KEYS, "kv_tokens"]], how="left", on=STEP_KEYS)
+    apart = both[both["tokens"] != both["kv_tokens"]]
+    if len(apart):
+        raise StoreError(f"{name}: tokens in kv are not those of their step: {_tell(apart)}")
 
 
 def _tell(rows: pd.DataFrame) -> str:

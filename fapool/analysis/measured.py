@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from fapool.analysis.study import Study
-from fapool.spec import RunSpec, Workload
+from fapool.spec import RangeWorkload, RunSpec, Workload
 
 
 def measured(study: Study) -> dict[str, str]:
@@ -79,8 +79,10 @@ def _workload(spec: RunSpec, requests: pd.DataFrame) -> str:
         return f"{_count(work.batch, 'equal request')} of {work.context:,} + {work.output:,} tokens"
     once = requests[requests["repeat"] == requests["repeat"].min()]
     scale = f" × {_fraction(work.length_scale)}" if work.length_scale != 1 else ""
+    drawn = isinstance(work, RangeWorkload)
+    source = f"{work.shortest:,} to {work.longest:,} tokens" if drawn else work.path.name
     return (
-        f"{_count(work.sample, 'request')} of {work.path.name}{scale}, {work.batch} at once; "
+        f"{_count(work.sample, 'request')} of {source}{scale}, {work.batch} at once; "
         f"prompts of {_spread(once['context'])} tokens, outputs of {_spread(once['output'])} "
         "(least / median / most)"
     )

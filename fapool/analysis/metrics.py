@@ -10,6 +10,7 @@ import pandas as pd
 
 from fapool.analysis.breakdown import Breakdown
 from fapool.analysis.charged import charge
+from fapool.analysis.energy import joules
 from fapool.analysis.load import Tables
 from fapool.phases import Category, Role
 
@@ -57,6 +58,21 @@ DEFINITIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "%",
             "hidden / (hidden + exposed) communication, over all ranks; hidden is an upper bound: "
             "computation while an exchange was in flight; of sampled steps as for utilisation",
+        ),
+        "energy_per_output_token": (
+            "J/token",
+            "energy of all reserved GPUs during the measured passes / output tokens; NVML's, of "
+            "whole devices: idle power and whatever else runs on them included; a GPU that "
+            "several ranks share counts once",
+        ),
+        "energy_per_token": ("J/token", "the same energy / (input + output tokens)"),
+        "energy_base_per_output_token": (
+            "J/token",
+            "energy of the GPUs of base ranks / output tokens; none where base and pool share one",
+        ),
+        "energy_pool_per_output_token": (
+            "J/token",
+            "the same of pool ranks, also while they idle: their share of the sum",
         ),
     }
 )
@@ -129,9 +145,20 @@ def metrics(tables: Tables, parted: Breakdown) -> dict[str, float | None]:
     for role in Role:
         own = steps[steps["role"] == role]
         found[f"utilisation_{role}"] = _percent(_sum(own, "compute_ns"), _sum(own, "wall_ns"))
+    found |= _energy(tables, repeats)
     hidden, exposed = _sum(steps, "hidden_ns"), _sum(steps, f"{Category.COMMUNICATION}_ns")
     found["overlap_efficiency"] = _percent(hidden, hidden + exposed)
     return {name: found[name] for name in DEFINITIONS}
+
+
+def _energy(tables: Tables, repeats: pd.DataFrame) -> dict[str, float | None]:
+    took, output = joules(tables), repeats["output_tokens"].sum()
+    found = {"energy_per_output_token": took.get(None)}
+    found |= {f"energy_{role}_per_output_token": took.get(role) for role in Role}
+    rates = {name: None if j is None else _ratio(j, output) for name, j in found.items()}
+    every = took.get(None)
+    tokens = repeats["input_tokens"].sum() + output
+    return rates | {"energy_per_token": None if every is None else _ratio(every, tokens)}
 
 
 def _sum(steps: pd.DataFrame, part: str) -> float:

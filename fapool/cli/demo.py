@@ -92,7 +92,7 @@ def demo(store: Store, *, trace: Path | None, ranks: int, console: Console | Non
         raise
     show(runs[0], console, only=HEADLINE)
     report = store.root / f"report-{time.strftime('%Y%m%d-%H%M%S')}.html"
-    compare(runs, report=report, console=console, only=HEADLINE)
+    compare(runs, report=report, console=console, only=HEADLINE, changes=False)
     for run in runs:
         console.print(f"{run.spec.plan}: {run.path}", soft_wrap=True)
     again = f"python -m fapool compare RUN RUN --store {store.root}"

@@ -73,7 +73,7 @@ def compare(
     report: Annotated[Path | None, typer.Option(help="write report.html here")] = None,
     store: Root = None,
 ) -> None:
-    """Print runs side by side, with ratios to the first."""
+    """Print runs side by side with ratios to the first, and what changed from it, per phase."""
     from fapool.cli import show as shows
 
     shows.compare([Store(store).open(name) for name in names], report=report)
@@ -89,6 +89,56 @@ def analyze(
     from fapool.cli import analyze as analyzes
 
     analyzes.analyze(folder, step=step, out=json_out)
+
+
+@app.command()
+def perfetto(
+    name: str,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one")] = 0,
+    store: Root = None,
+) -> None:
+    """Open a run's merged trace in an offline Perfetto, on loopback, until Ctrl-C."""
+    from fapool.cli import perfetto as pages
+
+    pages.perfetto(Store(store).open(name), port)
+
+
+@app.command()
+def protocol(
+    specs: Annotated[list[Path], typer.Argument(help="a spec per plan; the first is the measure")],
+    out: Annotated[Path, typer.Option(help="folder for the specs of all runs")],
+    sequences: Annotated[
+        int | None, typer.Option(min=1, help="per category and trial, fewer than 1000")
+    ] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="fewer than 3")] = None,
+    scale: Annotated[
+        float, typer.Option(help="shrinks lengths and threshold, such as 0.0625 on a CPU")
+    ] = 1.0,
+) -> None:
+    """Write the paper's protocol as specs: 4 categories of length, 3 trials, 1000 sequences each.
+
+    Runs nothing: it prints how to run them (by torchrun, one after the other) and how to have them
+    judged (by `verdict`). Plan, model, batch and output tokens are those of SPECS.
+    """
+    from fapool.cli.protocol import write_specs
+
+    write_specs(specs, out, sequences=sequences, trials=trials, scale=scale)
+
+
+@app.command()
+def verdict(names: list[str], store: Root = None) -> None:
+    """Judge finished runs of `protocol`: intervals, p, effect, and which conditions hold.
+
+    NAMES are runs or their folders, of two plans or more; the first run's plan is the measure.
+    """
+    from fapool.cli.protocol import judge
+
+    judge(
+        [
+            Store(store).open(Path(name).absolute() if Path(name).is_dir() else name)
+            for name in names
+        ]
+    )
 
 
 @app.command()

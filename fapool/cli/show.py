@@ -18,9 +18,11 @@ from fapool.analysis.compare import side_by_side
 from fapool.analysis.measured import on_gpus
 from fapool.analysis.metrics import DEFINITIONS, UNRATED, definitions
 from fapool.analysis.study import Study, check_worth, studies, study
+from fapool.cli.changed import print_changes, print_doubts
 from fapool.cli.deep import print_traced
 from fapool.errors import FapoolError, StoreError
-from fapool.figures.report import number, ratio, write_report
+from fapool.figures.printed import number, ratio
+from fapool.figures.report import write_report
 from fapool.phases import Role
 from fapool.store import PARTIAL, Run, Store
 
@@ -120,11 +122,13 @@ def compare(
     report: Path | str | None = None,
     console: Console | None = None,
     only: Sequence[str] = tuple(DEFINITIONS),
+    changes: bool = True,
 ) -> pd.DataFrame:
     """Print runs side by side with ratios to the first; write `report` (HTML) where it is named.
 
     `only` names the metrics that are printed; all of them are returned. What is wider than the
-    terminal comes in several tables, each of which begins with the first run.
+    terminal comes in several tables, each of which begins with the first run. `changes`: print
+    also, for each other run, what changed from the first, with intervals and phase by phase.
 
     Raises:
         StoreError: there is no run, one comes twice, did not finish, or was not correct; or the
@@ -135,6 +139,10 @@ def compare(
     table = side_by_side(found)
     for part in _parts(found, console.width):
         console.print(_metrics(part, only))
+    if changes:
+        for other in found[1:]:
+            print_changes(found[0], other, console, only=only)
+        print_doubts(found, console)
     if report is not None:
         console.print(f"report: {write_report(runs, report)}", soft_wrap=True, markup=False)
     return table

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from fapool.figures.memory import memory_parts, unit_of
 from fapool.figures.style import (
     COLOURS,
     HATCH,
@@ -20,7 +21,6 @@ from fapool.figures.style import (
 from fapool.phases import Category, Owner
 
 BAR = 0.62
-_UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
 def breakdown_per_rank(by_rank: pd.DataFrame, *, title: str, kind: str = "decode") -> Figure:
@@ -61,8 +61,8 @@ def memory_per_rank(peak: pd.DataFrame, *, title: str) -> Figure:
     """
     table = peak.pivot(index=["rank", "role"], columns="owner", values="bytes").reset_index()
     table = table.reindex(columns=["rank", "role", *(owner.value for owner in Owner)]).fillna(0)
-    parts = _memory_parts(table)
-    scale, unit = next((u for u in _UNITS if parts.sum(axis=1).max() >= u[0]), _UNITS[-1])
+    parts = memory_parts(table)
+    scale, unit = unit_of(parts.sum(axis=1).max())
     figure, (axes,) = blank(height_in=1.6 + 0.45 * len(table))
     left = pd.Series(0.0, table.index)
     for name, colour in OWNER_COLOURS.items():
@@ -80,18 +80,6 @@ def memory_per_rank(peak: pd.DataFrame, *, title: str) -> Figure:
     handles = [Patch(color=colour, label=name) for name, colour in OWNER_COLOURS.items()]
     legend_below(figure, handles, columns=len(handles))
     return figure
-
-
-def _memory_parts(table: pd.DataFrame) -> pd.DataFrame:
-    used = table[Owner.KV_USED.value].clip(upper=table[Owner.KV.value])
-    columns = {
-        "weights": table[Owner.WEIGHTS.value],
-        "KV, used": used,
-        "KV, reserved": table[Owner.KV.value] - used,
-        "activations": table[Owner.ACTIVATIONS.value],
-        "buffers": table[Owner.BUFFERS.value],
-    }
-    return pd.DataFrame(columns)
 
 
 def _name_rows(axes: Axes, table: pd.DataFrame) -> None:

@@ -1,4 +1,4 @@
-"""Runs side by side: TPOT of their requests, and the main metrics with what varies in them."""
+"""Runs side by side: TPOT of their requests, and the main metrics with their 95 % intervals."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Mapping
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from fapool.figures.style import blank, head, short
 
 PANELS = {
-    "tpot_mean": ("TPOT, mean", "ms (line: 5th to 95th percentile)"),
-    "tps": ("TPS", "tokens/s (line: range of repeats)"),
-    "tps_per_charged_gpu": ("TPS per charged GPU", "tokens/s/GPU (line: range of repeats)"),
+    "tpot_mean": ("TPOT, mean", "ms (line: 95 % interval)"),
+    "tps": ("TPS", "tokens/s (line: 95 % interval)"),
+    "tps_per_charged_gpu": ("TPS per charged GPU", "tokens/s/GPU (line: 95 % interval)"),
 }
 ROOM = 1.35  # of the longest bar: what the value beside it needs
 FILL, EDGE = "#8fa8bf", "#2b3a48"
@@ -51,8 +52,9 @@ def tpot_distribution(requests: Mapping[str, pd.DataFrame], *, title: str) -> Fi
 def comparison(spreads: pd.DataFrame, *, title: str, device: str = "GPU") -> Figure:
     """Bars per run for TPOT, TPS and TPS per charged GPU, from `analysis.compare.spreads`.
 
-    `device` is what a GPU is called where the ranks are none. A value stands past the end of its
-    bar and line, so that neither strikes through it.
+    A line is a 95 % interval; none where there are too few repeats for one. `device` is what a GPU
+    is called where the ranks are none. A value stands past the end of its bar and line, so that
+    neither strikes through it.
     """
     labels = list(spreads["label"].unique())
     figure, panels = blank(height_in=1.5 + 0.42 * len(labels), columns=len(PANELS))
@@ -68,6 +70,8 @@ def comparison(spreads: pd.DataFrame, *, title: str, device: str = "GPU") -> Fig
                 text, (end, row), (4, 0), textcoords="offset points", va="center", fontsize=9
             )
         axes.set(xlabel=unit.replace("GPU", device), ylabel="")
+        axes.xaxis.set_major_locator(MaxNLocator(3))  # more would run into each other
+        axes.xaxis.set_major_formatter(lambda value, _: short(value))
         head(axes, name.replace("GPU", device))
         axes.xaxis.label.set_fontsize(8.5)
         if axes is not panels[0]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,17 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from fapool.analysis import compare, measured, memory, metrics, summary, timeline
+from fapool.analysis import compare, doubts, kv, measured, memory, metrics, summary, timeline
 from fapool.analysis.breakdown import PARTS
 from fapool.analysis.causes import causes
 from fapool.analysis.sampled import WITHOUT
 from fapool.analysis.study import Study, studies
 from fapool.errors import StoreError
-from fapool.figures import bars, comparison
+from fapool.figures import bars, changed, comparison
+from fapool.figures.memory import memory_over_time
+from fapool.figures.printed import number, ratio
 from fapool.figures.render import svg
-from fapool.figures.style import COLOURS
+from fapool.figures.style import COLOURS, rank_name
 from fapool.figures.timeline import step_timeline
 from fapool.figures.waits import waited, without_rows
 from fapool.phases import Category
@@ -78,6 +79,8 @@ def _contents(found: list[Study]) -> dict[str, Any]:
         "other_work": [field for field in differences if not field.startswith("plan.")],
         "runs": [_run(study) for study in found],
         "metrics": _metric_rows(found),
+        "changes": [changed.changed(found[0], other) for other in found[1:]],
+        "doubts": doubts.of_runs(found),
         "categories": [(category.value, COLOURS[category]) for category in Category],
         "figures": [
             Markup(svg(sides)),
@@ -120,6 +123,9 @@ def _run(study: Study) -> dict[str, Any]:
         *waited(why, label),
         bars.memory_per_rank(memory.peak(study.tables), title=f"{label}: memory of each rank"),
     ]
+    if len(study.tables.memory):
+        held, title = memory.parts_over_time(study.tables), f"{label}: memory over time"
+        figures.append(memory_over_time(held, title=title))
     return {
         "label": label,
         "name": run.name,
@@ -135,7 +141,24 @@ def _run(study: Study) -> dict[str, Any]:
         "exchanges": study.parted.exchanges,
         "unmatched": study.parted.unmatched,
         "figures": [Markup(svg(figure)) for figure in figures],
+        "keys": _keys(study),
     }
+
+
+def _keys(study: Study) -> list[dict[str, str]]:
+    """Of each rank, its cache at the step in which it held most tokens."""
+    return [
+        {
+            "rank": rank_name(row["rank"], row["role"]),
+            "requests": f"{row['requests']:,}",
+            "tokens": f"{row['tokens']:,}",
+            "blocks": f"{row['blocks']:,}",
+            "fill": f"{row['fill']:.0%}",
+            "mib": f"{row['bytes'] / 2**20:,.1f}",
+            "step": f"{row['step']}",
+        }
+        for row in kv.per_rank(study.tables).to_dict("records")
+    ]
 
 
 def _methods(study: Study) -> list[str]:
@@ -175,20 +198,6 @@ def _metric_rows(found: list[Study]) -> list[dict[str, Any]]:
         cells = [(number(first), "")] + [(number(value), ratio(value, measure)) for value in others]
         rows.append({"name": name, "unit": unit, "definition": definition, "cells": cells})
     return rows
-
-
-def number(value: float | None) -> str:
-    """A metric in print: four significant digits, a dash where there is none."""
-    if value is None or math.isnan(value):
-        return "–"
-    if abs(value) >= 1000 or float(value).is_integer():
-        return f"{value:,.0f}"
-    return f"{value:#.4g}".rstrip(".")
-
-
-def ratio(value: float | None, first: float | None) -> str:
-    """What a metric is of the first run's, in print; empty where there is none."""
-    return "" if value is None or not first else f"×{value / first:.3f}"
 
 
 def _lines(value: Any, prefix: str = "") -> list[tuple[str, str]]:

@@ -55,11 +55,18 @@ _RC = sns.axes_style("ticks") | {
 }
 
 
-def blank(*, height_in: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """An empty figure of notebook width with one row of axes, in our style."""
+OWNER_HATCHES: Mapping[str, str] = MappingProxyType(
+    {"weights": "", "KV, used": "///", "KV, reserved": "", "activations": "...", "buffers": "xxx"}
+)
+"""Part of memory -> hatch: neighbours in a stack differ in print without colours, too."""
+
+
+def blank(*, height_in: float, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """An empty figure of notebook width with `rows` x `columns` axes, row by row, in our style."""
     with mpl.rc_context(_RC):
         figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
-        axes = [figure.add_subplot(1, columns, index + 1) for index in range(columns)]
+        number = rows * columns
+        axes = [figure.add_subplot(rows, columns, index + 1) for index in range(number)]
     return figure, axes
 
 

@@ -1,8 +1,7 @@
 """Bytes that each rank of a spec will hold, before anything starts.
 
 The same peak of KV blocks is what the runtime allocates: the forecast of KV is exact, that of
-weights too. Activations and messages are estimates: of one chunk in one layer, and of the largest
-step's messages between this rank and its partners or those with whom it shares keys.
+weights too. Activations are an estimate, of one chunk in one layer; buffers are a bound.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from fapool import schedule
 from fapool.deals import BASE, Deal
 from fapool.errors import SpecError
+from fapool.forecast.buffers import Handed, buffer_bytes
 from fapool.leases import LeaseBook
 from fapool.phases import Owner, Role
 from fapool.spec import LONGEST, FAPool, Model, RunSpec
@@ -76,6 +76,21 @@ def peak_blocks(spec: RunSpec, requests: list[Request]) -> dict[int, int]:
     return ledger.peak
 
 
+def handed_over(spec: RunSpec, requests: list[Request]) -> Handed:
+    """What moves when requests outgrow the threshold while they are decoded."""
+    book, batch = lease_book(spec), spec.workload.batch
+    contexts = {request.id: request.context for request in requests}
+    most = single = 0
+    for step in schedule.landmarks(requests, batch=batch, threshold=spec.threshold or LONGEST):
+        due = book.due(step, contexts)
+        for segment, tokens in due:
+            book.grant(segment.request, tokens=tokens, promised=tokens)
+        moved = [tokens for _, tokens in due]
+        most, single = max(most, sum(moved)), max(single, *moved, 0)
+        book.give_back(step.finished)
+    return most, single
+
+
 def widest_row(spec: RunSpec, requests: Iterable[Request], keeper: int) -> int:
     """The most blocks that one request ever has with `keeper`."""
     home, width = home_deal(spec), lease_width(spec)
@@ -101,8 +116,9 @@ def footprint(spec: RunSpec, requests: list[Request] | None = None) -> list[dict
     Raises:
         TraceFileError: the workload's trace has to be read and cannot.
     """
-    peak = peak_blocks(spec, requests_of(spec) if requests is None else requests)
-    return [_of_rank(spec, place(spec, rank), peak) for rank in range(spec.plan.world)]
+    requests = requests_of(spec) if requests is None else requests
+    peak, handed = peak_blocks(spec, requests), handed_over(spec, requests)
+    return [_of_rank(spec, place(spec, rank), peak, handed) for rank in range(spec.plan.world)]
 
 
 def kv_blocks(at: Place, peak: Mapping[int, int]) -> int:
@@ -129,7 +145,7 @@ def weight_bytes(model: Model, at: Place) -> int:
     return (layer * len(at.layers) + ends + model.hidden * at.is_last) * model.itemsize
 
 
-def _of_rank(spec: RunSpec, at: Place, peak: Mapping[int, int]) -> dict[Owner, int]:
+def _of_rank(spec: RunSpec, at: Place, peak: Mapping[int, int], handed: Handed) -> dict[Owner, int]:
     model, tokens = spec.model, max(spec.prefill_chunk, spec.workload.batch)
     row = tokens * model.itemsize
     heads = (len(at.heads) + 2 * len(at.kv_heads)) * model.head_dim
@@ -139,24 +155,8 @@ def _of_rank(spec: RunSpec, at: Place, peak: Mapping[int, int]) -> dict[Owner, i
         Owner.KV: kv_blocks(at, peak) * kv_block_bytes(spec, at),
         Owner.ACTIVATIONS: row * (2 * model.hidden + 3 * wide)
         + 4 * spec.workload.batch * model.vocab * at.is_last,
-        Owner.BUFFERS: _messages(spec, at, row * heads + 4 * tokens * len(at.heads)),
+        Owner.BUFFERS: buffer_bytes(spec, at, handed),
     }
-
-
-def _messages(spec: RunSpec, at: Place, exchange: int) -> int:
-    """Bytes of messages under way at once: an exchange of two layers, hidden states, moved keys."""
-    tokens = max(spec.prefill_chunk, spec.workload.batch)
-    neighbours = sum(rank is not None for rank in (at.previous, at.next))
-    hidden = neighbours * tokens * spec.model.hidden * spec.model.itemsize
-    moved = 0
-    if at.partners:
-        at_base, copied = at.role is Role.BASE, spec.plan.kv == "shared"
-        shards = 1 if at_base or copied else lease_width(spec)
-        copies = lease_width(spec) if at_base and copied else 1
-        moved = -(-spec.threshold // spec.block // shards) * copies * kv_block_bytes(spec, at)
-    shared = 2 * exchange if len(at.kv_peers) > 1 else 0  # partials there, partials back
-    merged = 2 * exchange if at.role is Role.POOL and any(len(t) > 1 for t in at.teams) else 0
-    return 2 * len(at.partners) * exchange + shared + merged + hidden + moved
 
 
 def check_fits(spec: RunSpec, capacity_bytes: list[int]) -> None:

@@ -1,6 +1,7 @@
 """What one rank's memory holds, by owner, in bytes: told where we know it, asked where torch does.
 
-`kv_used` lies inside `kv`, and `allocator` and `device` hold the others: they are not to be summed.
+`kv_used` lies inside `kv`; `device` holds all the others, `allocator` all but memory that ranks
+share for one-sided stores: they are not to be summed.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 import torch
 import torch.distributed as dist
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from fapool.instrument.alignment import Line
@@ -92,7 +93,9 @@ class ProfilerWindow:
             self._leave()
         if self.recorder.profiling:
             self._stop()
-        self.line = self._clock.line(self._profile.profiler.kineto_results.events())
+        seen = self._profile.profiler.kineto_results.events()
+        # A range's shadow on the device bears its name, too, and is when the device got there.
+        self.line = self._clock.line(e for e in seen if e.device_type() == DeviceType.CPU)
         path = self.folder.trace(self.rank, self._unix_ns)
         path.parent.mkdir(exist_ok=True)
         scratch = path.with_name(f".{os.getpid()}.{path.name}")

@@ -16,9 +16,17 @@ from fapool.workload import Request
 
 
 def about(
-    seat: Seat, requests: list[Request], clock: HostClock, profiled: Line | None
+    seat: Seat,
+    requests: list[Request],
+    clock: HostClock,
+    *,
+    profiled: Line | None,
+    snapshot: str | None,
 ) -> dict[str, Any]:
-    """A rank's entry in `environment.json`; `profiled`: see `ProfilerWindow.line`."""
+    """A rank's entry in `environment.json`.
+
+    `profiled`: see `ProfilerWindow.line`; `snapshot`: see `MemorySnapshot.said`.
+    """
     spec, place, backends = seat.spec, seat.place, seat.backends
     forecast = footprint(spec, requests)[place.rank]
     return environment(seat.device) | {
@@ -30,5 +38,6 @@ def about(
         "messages": dist.get_backend(),
         "transport": seat.transport_name,
         "transport_reason": seat.transport_reason,
+        "memory_snapshot": snapshot,
         "forecast_bytes": {owner.value: number for owner, number in forecast.items()},
     }

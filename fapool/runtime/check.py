@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from fapool.errors import CheckFailed
+from fapool.forecast.buffers import PROBE_BATCH, PROBE_BLOCKS
 from fapool.runtime.attention.base import Backend
 from fapool.runtime.attention.reference import Reference
 from fapool.runtime.reference import reference_logits
-from fapool.runtime.seat import PROBE_BATCH, PROBE_BLOCKS
 from fapool.runtime.tokens import prompt
 from fapool.spec import FAPool, Model, RunSpec, Workload
 from fapool.workload import Request

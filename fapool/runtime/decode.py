@@ -65,6 +65,11 @@ class Decode:
         """Rows of the frame that serves a batch of `rows`."""
         return next(bucket for bucket in self._buckets if bucket >= rows)
 
+    @property
+    def held_bytes(self) -> int:
+        """Of what graphs keep."""
+        return self._graphs.held_bytes
+
     def reseat(self) -> None:
         """Somebody's deal has changed."""
         for frame in self._frames.values():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -63,6 +65,7 @@ class Held:
 
 
 OnStep = Callable[[Step, StepTotals, Held], None]
+OnClose = Callable[[Step, Plan], None]
 
 AHEAD = 2
 """Steps that the host may be ahead of a GPU: what it does for one step hides behind another."""
@@ -82,7 +85,8 @@ class Underway:
 class Engine:
     """Plays workloads on one seat. Bracketing hooks: `before(step)`, `after(step, totals, held)`.
 
-    `after` comes when the device is done with the step: on a GPU up to `AHEAD` steps later.
+    `closing(step, plan)` comes when the host is done with a step, before the plan lets go of the
+    requests that it finished; `after` when the device is: on a GPU up to `AHEAD` steps later.
     """
 
     def __init__(self, seat: Seat, recorder: Recorder, control: Control) -> None:
@@ -97,14 +101,14 @@ class Engine:
         *,
         repeat: int,
         before: Callable[[Step], None] = lambda step: None,
+        closing: OnClose = lambda step, plan: None,
         after: OnStep = lambda step, totals, held: None,
-        last_step: int | None = None,
+        last_step: float = math.inf,
         ahead: int = AHEAD,
     ) -> Played:
         """Run every step (up to `last_step`) of the workload once; `repeat` < 0 is not kept.
 
-        On return no message is under way: a profiler that stops while gloo still moves one is
-        written to after its end, and the process dies later, anywhere.
+        On return no message is under way: gloo would write to a profiler that has ended.
         """
         played, underway = Played(), deque()
         steps = schedule.steps(requests, batch=spec.workload.batch, chunk=spec.prefill_chunk)
@@ -113,18 +117,16 @@ class Engine:
         with uncollected():
             self._control.barrier()
             self._recorder.begin(repeat)
-            for step in steps:
-                if last_step is not None and step.index > last_step:
-                    break
+            for step in takewhile(lambda step: step.index <= last_step, steps):
                 if not self._control.tick(self._recorder.span, self._seat.place.role):
                     played.stopped = True
                     break
                 before(step)
-                underway.append(self._start(plan, step))
+                underway.append(self._start(plan, step, closing))
                 while len(underway) > ahead:
                     self._finish(underway.popleft(), played, after)
-            while underway:
-                self._finish(underway.popleft(), played, after)
+            for left in underway:
+                self._finish(left, played, after)
             plan.settle()
             self._settle(repeat, played)
         self._share_admissions(requests, played)
@@ -148,12 +150,13 @@ class Engine:
             if request.id in known:
                 known[request.id].admitted_ns = admitted
 
-    def _start(self, plan: Plan, step: Step) -> Underway:
+    def _start(self, plan: Plan, step: Step, closing: OnClose) -> Underway:
         """Do the host's part of a step, and leave the device to it."""
         chosen = [(requests, self._fetch(tokens)) for requests, tokens in plan.run(step)]
         held = Held(kv_bytes=plan.cache.used_bytes, leased=plan.leased)
         kv_tokens = plan.cache.num_tokens
         leased_at = {request: lease.tokens for request, lease in plan.leases.items()}
+        closing(step, plan)
         plan.end(step)
         closed = self._recorder.close_step(
             step=step.index,

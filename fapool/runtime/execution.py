@@ -13,9 +13,7 @@ import torch.distributed as dist
 from fapool import schedule
 from fapool.instrument.alignment import Line
 from fapool.instrument.clock import HostClock
-from fapool.instrument.clocks import of_ranks
-from fapool.instrument.memory import MemoryMeter, peak_transient_bytes
-from fapool.instrument.merged import write_merged
+from fapool.instrument.memory import peak_transient_bytes
 from fapool.instrument.recorder import Recorder
 from fapool.instrument.totals import StepTotals
 from fapool.phases import Owner
@@ -25,9 +23,11 @@ from fapool.runtime.control import Control
 from fapool.runtime.engine import Engine, Held, OnStep, Played, head_of
 from fapool.runtime.live import Live
 from fapool.runtime.plans.base import Plan
+from fapool.runtime.readings import Readings
 from fapool.runtime.record import request_columns
 from fapool.runtime.seat import Groups, take
 from fapool.runtime.traced import traced, window_of
+from fapool.runtime.writing import join, write_own
 from fapool.sample import Sample
 from fapool.schedule import Step
 from fapool.spec import RunSpec
@@ -68,18 +68,12 @@ class Execution:
             unix_offset_ns=self._clock.unix_offset_ns,
             sample_every=spec.capture.sample_every,
         )
-        self._meter = MemoryMeter(place.rank, device)
-        steps = sum(1 for _ in self._steps()) * spec.repeats
-        self._live = Live(
-            publish,
-            place,
-            steps=steps,
-            hz=spec.capture.live_hz,
-            capacity_bytes=self._meter.capacity_bytes,
-            how=self._recorder.method,
-        )
+        self._readings = Readings(place, device, self._recorder, folder, spec.capture)
+        self._meter, self._snapshot = self._readings.memory, self._readings.snapshot
+        self._live = self._new_live(publish)
         self._live.stage("loading")
-        self._seat = take(spec, place, device=device, groups=groups, recorder=self._recorder)
+        with self._snapshot.recording():
+            self._seat = take(spec, place, device=device, groups=groups, recorder=self._recorder)
         self._meter.set(Owner.WEIGHTS, self._seat.weights.num_bytes)
         self._control = Control(
             control, rank=place.rank, world=place.world, stop_file=folder.stop_file
@@ -87,6 +81,17 @@ class Execution:
         self._engine = Engine(self._seat, self._recorder, self._control)
         self._timings: list[tuple[int, Played]] = []
         LOG.info("%s of %s on %s", place.role, spec.plan, device)
+
+    def _new_live(self, publish: Callable[[Sample], None]) -> Live:
+        steps = sum(1 for _ in self._steps()) * self._spec.repeats
+        return Live(
+            publish,
+            self._place,
+            steps=steps,
+            hz=self._spec.capture.live_hz,
+            capacity_bytes=self._meter.capacity_bytes,
+            how=self._recorder.method,
+        )
 
     def check(self) -> bool:
         """Hold the plan against the one-device reference; the verdict, the same on every rank."""
@@ -121,6 +126,8 @@ class Execution:
         if outcome == "finished" and self._spec.capture.profile_steps:
             self._live.stage("tracing")
             self._trace()
+        if outcome == "finished" and self._snapshot.possible:
+            self._take_snapshot()
         self._live.stage("writing")
         return outcome
 
@@ -141,21 +148,18 @@ class Execution:
         """Write this rank's tables; rank 0 joins everybody's and adds what concerns the run."""
         settle = self._clock.settle()
         events, steps = self._recorder.columns(settle)
-        tables = {"events": events, "steps": steps, "memory": self._meter.columns(settle)}
+        tables = {"events": events, "steps": steps} | self._readings.columns(settle)
         if self._spec.capture.profile_steps:
             events, steps = self._recorder.columns(settle, traced=True)
             tables |= {"traced_events": events, "traced_steps": steps}
         if self._place.rank == head_of(self._spec):
             tables["requests"] = request_columns(self._timings, self._requests, settle)
-        for name, columns in tables.items():
-            self._folder.write_part(name, self._place.rank, columns)
-        self._folder.write_json(
-            f"ranks/{self._place.rank}.json",
-            about(self._seat, self._requests, self._clock, self._profiled),
-        )
+        said = {"profiled": self._profiled, "snapshot": self._snapshot.said}
+        own = about(self._seat, self._requests, self._clock, **said)
+        write_own(self._folder, self._place.rank, tables, own)
         self._control.barrier()
         if self._place.rank == 0:
-            self._join()
+            join(self._folder, self._place.world)
         self._control.barrier()
         self._live.stage("finished")
 
@@ -171,8 +175,9 @@ class Execution:
 
     def _repeat(self, plan: Plan, repeat: int) -> Played:
         """One measured pass."""
-        after = self._measured(repeat)
-        played = self._engine.play(plan, self._spec, self._requests, repeat=repeat, after=after)
+        hooks = self._readings.hooks(repeat) | {"after": self._measured(plan, repeat)}
+        played = self._engine.play(plan, self._spec, self._requests, repeat=repeat, **hooks)
+        self._readings.ended()
         plan.reset()
         self._clock.ask()
         self._timings.append((repeat, played))
@@ -185,17 +190,9 @@ class Execution:
         plan.reset()
         return played
 
-    def _measured(self, repeat: int) -> OnStep:
-        due_ns = 0
-
+    def _measured(self, plan: Plan, repeat: int) -> OnStep:
         def after(step: Step, totals: StepTotals, held: Held) -> None:
-            nonlocal due_ns
-            now = self._recorder.clock()
-            if self._spec.capture.memory and now >= due_ns:
-                due_ns = now + self._meter.pause_ns
-                self._meter.set(Owner.KV_USED, held.kv_bytes)
-                self._meter.set(Owner.BUFFERS, self._seat.peak_message_bytes)
-                self._meter.read(repeat, step.index, now + self._recorder.unix_offset_ns)
+            if self._readings.read(self._seat, plan, repeat, step, held):
                 self._live.memory = self._meter.latest()
             self._live.step(step, totals, leases=held.leased)
 
@@ -213,6 +210,12 @@ class Execution:
             traced(self._recorder, window, plan, play)
         self._profiled = window.line
 
+    def _take_snapshot(self) -> None:
+        """One more warm-up, graphs included, with the history of all that it allocates."""
+        with self._snapshot.recording(), self._plan(self._spec) as plan:
+            self._warm_up(plan)
+            self._snapshot.write()
+
     def _transient(self, act: Callable[[], None]) -> None:
         """Do it; on CPU also measure the highest transient use of memory."""
         if self._device.type == "cuda":
@@ -226,9 +229,3 @@ class Execution:
 
     def _first_decode(self) -> int:
         return next((step.index for step in self._steps() if step.kind == "decode"), 0)
-
-    def _join(self) -> None:
-        self._folder.merge_parts()
-        ranks = [self._folder.read_json(f"ranks/{r}.json") for r in range(self._place.world)]
-        self._folder.write_json("environment.json", {"ranks": ranks, "clock": of_ranks(ranks)})
-        write_merged(self._folder)

@@ -12,7 +12,7 @@ in which something is captured is not sampled: its length says nothing of others
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,13 @@ class Graphs:
         self._plain: dict[Hashable, tuple[torch.cuda.CUDAGraph, Any, int]] = {}
         self._sampled: dict[Hashable, tuple[torch.cuda.CUDAGraph, Any, int, list]] = {}
         self._pool = torch.cuda.graph_pool_handle() if enabled else None
+
+    @property
+    def held_bytes(self) -> int:
+        """Of what the bodies returned: it stays where it is, for the next replay."""
+        graphs = (*self._plain.values(), *self._sampled.values())
+        found = {id(t): t for _, result, *_ in graphs for t in _tensors(result)}
+        return sum(tensor.nbytes for tensor in found.values())
 
     def run(self, key: Hashable, body: Body, kept: Sequence[Tensor] = ()) -> Any:
         """What `body` returns: after a replay, the same tensors with new contents."""
@@ -86,3 +93,11 @@ class Graphs:
         ):
             result = body()
         return graph, result, nodes.number if nodes else -1
+
+
+def _tensors(result: Any) -> Iterator[Tensor]:
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, tuple | list):
+        for part in result:
+            yield from _tensors(part)

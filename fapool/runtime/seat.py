@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
+from fapool.forecast.buffers import PROBE_BLOCKS, most_rows
 from fapool.forecast.memory import kv_blocks, peak_blocks
 from fapool.instrument.recorder import Recorder
 from fapool.phases import Role
@@ -36,12 +37,6 @@ from fapool.workload import Request
 if TYPE_CHECKING:
     from fapool.runtime.exchange.reduction import SmallSum
     from fapool.runtime.exchange.symmetric_shards import SymmetricShards
-
-PROBE_BATCH = 3
-"""Requests at once in the check before a run."""
-
-PROBE_BLOCKS = 2
-"""KV blocks of tokens in a prefill step of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +79,17 @@ class Seat:
         return Decoder(self.weights, self.spec.model, self.span, len(self.place.heads))
 
     @property
-    def peak_message_bytes(self) -> int:
-        """Most that messages held here since `forget_peak`."""
-        return self.transport.peak_bytes + (self.lanes.peak_bytes if self.lanes else 0)
+    def buffer_bytes(self) -> int:
+        """What the exchange holds for good, and the most that messages held since `forget_peak`."""
+        held = sum(link.held_bytes for link in self.links) + self.peers.held_bytes
+        held += self.stores.held_bytes if self.stores else 0
+        passing = self.transport.peak_bytes + self.token_transport.peak_bytes
+        return held + passing + (self.lanes.peak_bytes if self.lanes else 0)
 
     def forget_peak(self) -> None:
-        """Measure `peak_message_bytes` anew."""
+        """Measure what messages hold anew."""
         self.transport.forget_peak()
+        self.token_transport.forget_peak()
         if self.lanes:
             self.lanes.forget_peak()
 
@@ -156,7 +155,7 @@ def take(
     stores = None
     if sharing.among(groups.shards):
         stores = open_shards(
-            spec, device, groups.shards, shards, rows=_rows(spec), heads=len(place.heads)
+            spec, device, groups.shards, shards, rows=most_rows(spec), heads=len(place.heads)
         )
     return Seat(
         spec=spec,
@@ -177,11 +176,6 @@ def take(
     )
 
 
-def _rows(spec: RunSpec) -> int:
-    """Most rows of a decode step."""
-    return max(spec.workload.batch, PROBE_BATCH)
-
-
 def _sum(
     spec: RunSpec, device: torch.device, groups: Groups, sharing: Sharing, by_all: bool
 ) -> SmallSum | None:
@@ -199,7 +193,7 @@ def _exchange(
     if not place.partners:
         return (), None
     like = {"device": device, "groups": (groups.world, groups.tokens), "span": span}
-    links = open_links(spec, place.rank, rows=_rows(spec), shared=by_stores, **like)
+    links = open_links(spec, place.rank, rows=most_rows(spec), shared=by_stores, **like)
     rows = PROBE_BLOCKS * spec.block
     return links, open_lanes(spec, place.rank, by_copies=by_stores, least_rows=rows, **like)
 

@@ -10,7 +10,7 @@ from fapool.spec.base import LONGEST
 from fapool.spec.model import Model
 from fapool.spec.plan import FAPool, Helix, Plan, Static, check_layout
 from fapool.spec.run import Backend, Capture, RunSpec, parse, read
-from fapool.spec.workload import TraceWorkload, Workload
+from fapool.spec.workload import RangeWorkload, TraceWorkload, Workload
 
 __all__ = [
     "LONGEST",
@@ -20,6 +20,7 @@ __all__ = [
     "Helix",
     "Model",
     "Plan",
+    "RangeWorkload",
     "RunSpec",
     "Static",
     "TraceWorkload",

@@ -30,7 +30,14 @@ class Strict(BaseModel):
 
 
 _MISSING = "missing; give it"
-_TAGS = {"static", "fapool", "helix", "fixed", "trace"}  # of the unions; no part of a field's name
+_TAGS = {
+    "static",
+    "fapool",
+    "helix",
+    "fixed",
+    "trace",
+    "range",
+}  # of the unions; no part of a field's name
 
 
 def _as_spec_error(error: ValidationError) -> SpecError:

@@ -15,7 +15,7 @@ from fapool.spec.base import Count, Seed, Strict
 from fapool.spec.model import Model
 from fapool.spec.plan import FAPool, Plan, check_layout
 from fapool.spec.text import load
-from fapool.spec.workload import TraceWorkload, Workload
+from fapool.spec.workload import RangeWorkload, TraceWorkload, Workload
 
 Backend = Literal[
     "auto", "reference", "cpu", "aten", "cudnn", "cudnn_tiled", "flash_attn", "triton"
@@ -33,6 +33,8 @@ class Capture(Strict):
     live_hz: Annotated[float, Field(gt=0, le=20)] = 8.0
     # Decode steps traced, 0 none. No viewer opens what many more would write.
     profile_steps: Annotated[int, Field(ge=0, le=64, strict=True)] = 0
+    # On GPUs: one more pass, and a file of its allocations for PyTorch's memory viewer.
+    memory_snapshot: bool = False
 
 
 class RunSpec(Strict):
@@ -45,7 +47,7 @@ class RunSpec(Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,60}$")] = ""
     model: Model
     plan: Plan
-    workload: Annotated[Workload | TraceWorkload, Field(discriminator="kind")]
+    workload: Annotated[Workload | TraceWorkload | RangeWorkload, Field(discriminator="kind")]
     backend: Backend = "auto"
     transport: Literal["auto", "messages", "symmetric"] = "auto"  # of queries and partials
     graphs: bool = True  # decode steps come from CUDA graphs where device and kernels allow it

@@ -1,12 +1,13 @@
-"""The requests to generate for: equal ones, or lengths sampled from a trace."""
+"""The requests to generate for: equal ones, lengths drawn over a range, or sampled from a trace."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from fapool.errors import SpecError
 from fapool.spec.base import Batch, Count, Length, Seed, Strict
 
 
@@ -41,3 +42,27 @@ class TraceWorkload(Strict):
     output_scale: Annotated[float, Field(gt=0, le=1)] | None = None
     max_output: Length | None = None
     seed: Seed = 0
+
+
+class RangeWorkload(Strict):
+    """`sample` requests whose prompts are spread evenly over a range, `batch` in flight at once.
+
+    The range, both ends in it, is cut into `sample` equal parts and one length is drawn uniformly
+    from each, in an order that is drawn, too: a balanced sample, however small. Prompts are
+    multiplied by `length_scale` and rounded, at least one token each; outputs are as they are.
+    """
+
+    kind: Literal["range"] = "range"
+    shortest: Length
+    longest: Length
+    sample: Count
+    batch: Batch = 4
+    output: Length
+    length_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        if self.longest < self.shortest:
+            raise SpecError("longest", self.longest, f"at least shortest = {self.shortest}")
+        return self

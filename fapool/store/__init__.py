@@ -4,8 +4,9 @@ A run is written under `<name>.partial` and renamed when it has ended, so that n
 that suffix is ever half written; `status.json` says how it ended. Readers see:
 
     spec.json status.json environment.json correctness.json
-    events.parquet steps.parquet requests.parquet memory.parquet
+    events.parquet steps.parquet requests.parquet memory.parquet kv.parquet energy.parquet
     trace/rank<r>.<unix ns>.pt.trace.json.gz trace/merged.json.gz report.html ranks/<r>.log
+    memory/rank<r>.pickle (for PyTorch's memory viewer; nothing here reads it)
 """
 
 from __future__ import annotations

@@ -16,6 +16,9 @@ from fapool.phases import SCHEMAS
 from fapool.spec import RunSpec
 from fapool.store.status import Status, is_alive, read_status, unreadable
 
+LATER = ("kv", "energy")
+"""Tables that the first runs do not have."""
+
 
 class Run:
     """One run's folder, open for reading."""
@@ -66,12 +69,14 @@ class Run:
         return self._json("correctness.json")
 
     def table(self, name: str) -> pd.DataFrame:
-        """One of `fapool.phases.SCHEMAS`, which names its columns.
+        """One of `fapool.phases.SCHEMAS`; empty where the run is older than the table.
 
         Raises:
             StoreError: the run has no such table, or a file that is cut short or lacks columns.
         """
         path = self.path / f"{name}.parquet"
+        if name in LATER and not path.exists():
+            return SCHEMAS[name].empty_table().to_pandas()
         if name not in SCHEMAS or not path.exists():
             raise StoreError(f"{self.name} has no table {name!r} ({self.status.state})")
         try:

@@ -69,6 +69,22 @@ def test_the_partition_equals_a_count_of_units(spans, borders, exchange):
     assert found[PARTS].to_dict("records") == by_hand(spans, borders)
 
 
+def test_a_host_that_waits_for_its_device_waits_for_what_that_does():
+    """Device: ffn 0-10, waits 10-30 for a message that is posted at 25. Host: waits 5-40."""
+    rows = [(0, Phase.DEVICE_SYNC, 5, 40, ""), (0, Phase.FFN, 0, 10, "")]
+    rows += [(0, Phase.WAIT_QUERY, 10, 30, "1>0"), (1, Phase.SEND_QUERY, 25, 26, "1>0")]
+    rows += [(0, Phase.LEASE, 38, 45, "")]
+    found = breakdown(tables(rows, [0, 50]))
+    here = found.shares[found.shares["rank"] == 0]
+    assert dict(zip(here["phase"] + " " + here["category"], here["ns"], strict=True)) == {
+        "ffn compute": 10,
+        "wait_query synchronization": 15,
+        "wait_query communication": 5,
+        "device_sync synchronization": 10,
+        "lease management": 5,
+    }
+
+
 @few
 @given(st.lists(span, max_size=10), borders, exchange)
 def test_hidden_communication_is_computation_while_an_exchange_is_in_flight(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fapool.analysis.compare import compare, differences, spreads
+from fapool.analysis.compare import compare, contrasts, differences, spreads
 from fapool.analysis.metrics import DEFINITIONS
 from fapool.analysis.study import studies
 from fapool.errors import StoreError
@@ -57,11 +57,38 @@ def test_nothing_and_twice_the_same_are_refused(tmp_path):
         compare(run, run)
 
 
-def test_spreads_hold_their_values(tmp_path):
-    found = spreads(studies(write_run(tmp_path), write_run(tmp_path, slow=2)))
+def test_intervals_hold_their_values_and_are_missing_where_there_are_too_few_repeats(tmp_path):
+    longer = small_spec(workload=Workload(batch=2, context=96, output=24))
+    runs = write_run(tmp_path, small_spec(repeats=3)), write_run(tmp_path, longer)
+    found = spreads(studies(*runs)).set_index(["label", "metric"])
     assert len(found) == 6
-    assert (found["low"] <= found["value"] * (1 + 1e-12)).all()
-    assert (found["value"] <= found["high"] * (1 + 1e-12)).all()
+    known = found.dropna()
+    assert set(found.index.difference(known.index)) == {
+        (runs[1].name, "tps"), (runs[1].name, "tps_per_charged_gpu")
+    }  # fmt: skip
+    assert (known["low"] <= known["value"] * (1 + 1e-12)).all()
+    assert (known["value"] <= known["high"] * (1 + 1e-12)).all()
+
+
+def test_repeats_stand_against_repeats(tmp_path):
+    a, b = (write_run(tmp_path, small_spec(repeats=3), slow=slow) for slow in (1, 2))
+    found = contrasts(*studies(a, b))
+    assert set(found["units"]) == {"repeat"}
+    assert found["change"].to_numpy() == pytest.approx((found["b"] - found["a"]).to_numpy())
+    assert found.loc["tpot_mean", "p"] < 0.01 < found.loc["tpot_mean", "change"]
+    assert {"tps", "utilisation_pool"} <= set(found.index)
+
+
+def test_steps_of_the_same_work_are_paired_and_others_are_not(tmp_path):
+    spec = small_spec(repeats=1, workload=Workload(batch=2, context=96, output=24))
+    a, b = (write_run(tmp_path, spec, slow=slow) for slow in (1, 1.1))
+    other = write_run(tmp_path, spec.replace(workload=Workload(batch=2, context=96, output=20)))
+    paired, unpaired = contrasts(*studies(a, b)), contrasts(*studies(a, other))
+    assert set(paired["units"]) == {"pairs of blocks of 3 decode steps"}
+    assert set(unpaired["units"]) == {"block of 3 decode steps"}
+    assert paired["change"].to_numpy() == pytest.approx((paired["b"] - paired["a"]).to_numpy())
+    assert (paired["p"] < 1e-3).all()  # a tenth slower, whereas later steps are a fifth slower
+    assert (unpaired["p"] > 0.01).all()
 
 
 def test_differences_name_the_fields_that_differ_and_no_others():

@@ -68,3 +68,19 @@ def test_a_union_of_nothing_is_the_empty_set():
 
 def test_intervals_that_touch_become_one():
     assert intervals.union([(5, 9)], [(1, 5)]).tolist() == [[1, 9]]
+
+
+touching = st.lists(st.integers(0, 30), min_size=2, max_size=10, unique=True).map(sorted)
+
+
+@given(touching, touching)
+def test_overlaps_are_all_pairs_that_share_time(a, b):
+    rows = [np.column_stack([edges[:-1], edges[1:]]) for edges in (np.array(a), np.array(b))]
+    left, right, both = intervals.overlaps(*rows)
+    expected = [
+        (i, j, max(p[0], q[0]), min(p[1], q[1]))
+        for i, p in enumerate(rows[0].tolist())
+        for j, q in enumerate(rows[1].tolist())
+        if max(p[0], q[0]) < min(p[1], q[1])
+    ]
+    assert list(zip(left, right, *both.T, strict=True)) == expected

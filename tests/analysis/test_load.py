@@ -65,3 +65,22 @@ def test_spans_of_a_rank_without_steps_are_refused(run):
 def test_a_run_without_steps_is_refused(run):
     with pytest.raises(StoreError, match="no steps"):
         load(Edited(run, steps=lambda steps: steps.iloc[:0]))
+
+
+def test_tokens_of_requests_that_are_not_those_of_their_step_are_refused(run):
+    def fewer(kv):
+        kv.loc[3, "tokens"] -= 1
+        return kv
+
+    with pytest.raises(
+        StoreError, match="tokens in kv are not those of their step: repeat 1, rank 2"
+    ):
+        load(Edited(run, kv=fewer))
+
+
+def test_a_run_of_before_there_were_these_tables_loads_without(run):
+    for table in ("kv", "energy"):
+        (run.path / f"{table}.parquet").unlink()
+    tables = load(run)
+    assert tables.kv.empty
+    assert tables.energy.empty

@@ -4,7 +4,7 @@ import pytest
 
 from fapool.analysis.measured import machine, measured, on_gpus
 from fapool.analysis.study import study
-from fapool.spec import FAPool, Static, TraceWorkload
+from fapool.spec import FAPool, RangeWorkload, Static, TraceWorkload
 from fapool.workload import write_synthetic
 from tests.synthetic import small_spec, write_run
 
@@ -46,6 +46,16 @@ def test_a_traces_lengths_and_the_threshold_are_told_at_their_scale(tmp_path):
     assert words["workload"].startswith("8 requests of lengths.csv × 1/16, 2 at once; prompts of ")
     assert f"prompts of {lengths.min()} / {lengths.median():.0f} / " in words["workload"]
     assert words["threshold"] == "leased past 256 tokens (4,096 × 1/16)"
+
+
+def test_a_range_of_lengths_is_told_with_what_was_drawn_from_it(tmp_path):
+    work = RangeWorkload(
+        shortest=512, longest=2047, sample=6, batch=2, output=3, length_scale=1 / 16
+    )
+    words = measured(study(write_run(tmp_path, small_spec(workload=work, plan=Static()))))[
+        "workload"
+    ]
+    assert words.startswith("6 requests of 512 to 2,047 tokens × 1/16, 2 at once; prompts of ")
 
 
 def test_what_was_not_recorded_is_not_denied_to_be_a_gpu(tmp_path):

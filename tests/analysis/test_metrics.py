@@ -6,7 +6,7 @@ import pytest
 from fapool.analysis.breakdown import breakdown
 from fapool.analysis.load import Tables, load
 from fapool.analysis.metrics import DEFINITIONS, metrics, per_repeat, per_request
-from fapool.phases import EVENTS, MEMORY
+from fapool.phases import ENERGY, EVENTS, MEMORY
 from fapool.spec import FAPool
 from tests.synthetic import EPOCH_NS, small_spec, write_run
 
@@ -15,6 +15,12 @@ MS = 1_000_000
 
 def at(*ms: float) -> list[int]:
     return [EPOCH_NS + int(value * MS) for value in ms]
+
+
+def energy(*taken: tuple[str, int, int]) -> pd.DataFrame:
+    """(device, rank, mJ) of the one pass."""
+    rows = [(0, rank, device, *at(0, 90), mj, "counter") for device, rank, mj in taken]
+    return pd.DataFrame(rows, columns=ENERGY.names)
 
 
 @pytest.fixture
@@ -46,6 +52,7 @@ def tables() -> Tables:
         steps=steps.reset_index(drop=True),
         requests=requests,
         memory=MEMORY.empty_table().to_pandas(),
+        energy=energy(("a", 0, 4_000), ("b", 1, 1_500)),
     )
 
 
@@ -72,9 +79,30 @@ def test_every_metric_is_what_its_definition_says(tables):
         "utilisation_base": 100 * 30 / 90,
         "utilisation_pool": 100 * 15 / 90,
         "overlap_efficiency": None,  # nothing was communicated
+        "energy_per_output_token": 5.5 / 4,
+        "energy_per_token": 5.5 / 154,
+        "energy_base_per_output_token": 4 / 4,
+        "energy_pool_per_output_token": 1.5 / 4,
     }
     assert found == {k: v if v is None else pytest.approx(v) for k, v in expected.items()}
     assert list(found) == list(DEFINITIONS)
+
+
+@pytest.mark.parametrize(
+    ("taken", "expected"),
+    [
+        ([], (None, None, None)),
+        ([("a", 0, 4_000)], (None, None, None)),  # a part is not the whole
+        ([("a", 0, 4_000), ("a", 1, 3_990)], (4.0, None, None)),  # one device, counted once
+        ([("a", 0, 4_000), ("b", 1, 0)], (4.0, 4.0, 0.0)),
+    ],
+)
+def test_energy_is_of_whole_devices_each_counted_once(tables, taken, expected):
+    changed = Tables(**(vars(tables) | {"energy": energy(*taken)}))
+    found = metrics(changed, breakdown(changed))
+    names = ("energy_per", "energy_base_per", "energy_pool_per")
+    per_token = [j if j is None else pytest.approx(j / 4) for j in expected]
+    assert [found[f"{name}_output_token"] for name in names] == per_token
 
 
 def test_a_request_of_one_token_has_no_tpot(tables):

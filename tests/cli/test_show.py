@@ -87,6 +87,28 @@ def test_a_comparison_prints_ratios_and_writes_a_report(profiles, console):
     assert (profiles / "report.html").exists()
 
 
+def test_a_comparison_prints_what_changed_in_a_step_and_its_parts_add_up(profiles, console):
+    spec = small_spec(repeats=3)
+    show.compare([write_run(profiles, spec), write_run(profiles, spec, slow=1.5)], console=console)
+    text = printed(console)
+    assert text.count("ms per decode step of a") == 2  # base and pool
+    base = text.split("ms per decode step of a")[1]
+    found = re.findall(r"(-?\d+\.\d{3}) +(-?\d+\.\d{3}) +(-?\d+\.\d{3}) +[-+]", base)
+    rows = [[round(float(cell) * 1000) for cell in row] for row in found]
+    assert len(rows) > 8
+    for *parts, whole in zip(*rows, strict=True):
+        assert sum(parts) == whole
+    assert "…" not in text
+    assert "all runs: p99 of 6 requests" in text
+
+
+def test_a_metric_has_its_interval_and_p_where_there_are_repeats(profiles, console):
+    runs = [write_run(profiles, small_spec(repeats=n), slow=slow) for n, slow in ((3, 1), (3, 2))]
+    show.compare(runs, console=console, only=("tpot_mean", "tpot_p99"))
+    (row,) = re.findall(r"^ tpot_mean .* to .*$", printed(console), re.MULTILINE)
+    assert row.split()[-1] == "<0.001"
+
+
 def test_a_run_that_cannot_be_compared_is_an_error(profiles, console):
     with pytest.raises(StoreError, match="failed its check"):
         show.compare([write_run(profiles, passed=False)], console=console)
@@ -124,7 +146,7 @@ def test_a_report_in_place_of_a_folder_is_an_error_with_a_way_out(profiles, cons
 
 def test_a_headline_holds_the_metrics_that_were_named_and_no_others(profiles, console):
     runs = [write_run(profiles), write_run(profiles, small_spec(plan=Static(tp=4)))]
-    table = show.compare(runs, console=console, only=show.HEADLINE)
+    table = show.compare(runs, console=console, only=show.HEADLINE, changes=False)
     rows = re.findall(r"^ ([a-z]\w+)  ", printed(console), re.MULTILINE)
     assert [row for row in rows if row != "metric"] == list(show.HEADLINE)
     assert list(table.index) == list(DEFINITIONS)
@@ -153,7 +175,7 @@ def test_figures_of_many_runs_are_not_cut_but_stand_in_a_second_table(profiles, 
     joint = FAPool(base=2, pool=2, threshold=64, base_attends=True)
     plans = [joint, Static(tp=4), Static(tp=2), Helix(kvp=4), Helix(kvp=2, tp=2), Static()]
     runs = [write_run(profiles, small_spec(plan=plan)) for plan in plans]
-    table = show.compare(runs, console=console, only=("tps",))
+    table = show.compare(runs, console=console, only=("tps",), changes=False)
     text = printed(console)
     heads = re.findall(r"FAPool|Static|Helix", text)
     assert heads == ["FAPool", "Static", "Static", "Helix", "FAPool", "Helix", "Static"]
@@ -167,3 +189,10 @@ def test_the_demo_takes_all_of_a_trace_that_is_shorter_than_its_sample(tmp_path,
     demo = pytest.importorskip("fapool.cli.demo", reason="the demo needs the lab extra")
     specs = demo.demo_specs(write_synthetic(tmp_path / "lengths.csv", rows=rows), 4)
     assert {len(requests_of(spec)) for spec in specs} == {sample}
+
+
+def test_a_run_says_who_waited_for_whom_and_what_made_its_steps_so_long(profiles, console):
+    show.show(write_run(profiles), console)
+    text = printed(console)
+    assert "rank 1 waits 0.844 ms per decode step for rank 3" in text
+    assert "critical path of a decode step, 2.242 ms: rank 3 attend_partial 38%" in text

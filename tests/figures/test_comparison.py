@@ -14,7 +14,8 @@ from tests.synthetic import small_spec, write_run
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("profiles")
-    return studies(write_run(folder), write_run(folder, small_spec(plan=Static(tp=4))))
+    specs = small_spec(repeats=3), small_spec(repeats=3, plan=Static(tp=4))
+    return studies(*(write_run(folder, spec) for spec in specs))
 
 
 def test_a_panel_a_metric_and_a_bar_a_run(found):
@@ -56,6 +57,14 @@ def test_no_line_or_bar_strikes_through_a_value(found):
         lines = axes.collections[0].get_segments()
         ends = {row: high for (_, row), (high, _) in lines}
         assert all(text.xy[0] >= ends[text.xy[1]] for text in axes.texts)
+
+
+def test_a_run_of_one_repeat_has_no_line_where_it_has_no_interval(tmp_path):
+    spec = small_spec(repeats=1, workload=Workload(batch=2, context=96, output=24))
+    spreads = compare.spreads(studies(write_run(tmp_path, spec)))
+    figure = comparison.comparison(spreads, title="t")
+    lines = [np.array(axes.collections[0].get_segments()) for axes in figure.axes]
+    assert [bool(line.size and np.isfinite(line).all()) for line in lines] == [True, False, False]
 
 
 def test_ranks_without_a_gpu_are_not_called_gpus(found):

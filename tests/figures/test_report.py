@@ -39,6 +39,11 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data.strip()
 
 
+def of_metrics(source: str) -> str:
+    """The page up to what changed, whose tables name the metrics once more."""
+    return source.partition("<h2>What changed")[0]
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("profiles")
@@ -60,16 +65,21 @@ def test_every_row_of_a_breakdown_adds_up_as_printed(source):
 
 
 def test_every_metric_stands_with_its_definition(source):
-    rows = {row[0]: row for row in Page(source).rows if row}
+    rows = {row[0]: row for row in Page(of_metrics(source)).rows if row}
     for name, (unit, definition) in DEFINITIONS.items():
         assert rows[name][1] == unit
         assert rows[name][-1] == definition
 
 
+def test_keys_of_each_rank_stand_at_their_most(source):
+    # two requests of 99 tokens in 4 blocks of 32 each, at the end of the last step
+    assert ["rank 3 (pool)", "2", "8", "198", "77%", "0.2", "3"] in Page(source).rows
+
+
 def test_definitions_stand_beneath_the_metrics_of_many_runs(tmp_path):
     plans = [Static(tp=tp, pp=pp) for tp, pp in ((1, 1), (1, 2), (2, 1), (2, 2), (4, 1))]
     runs = [write_run(tmp_path, small_spec(plan=plan)) for plan in plans]
-    rows = Page(write_report(runs, tmp_path / "r.html").read_text()).rows
+    rows = Page(of_metrics(write_report(runs, tmp_path / "r.html").read_text())).rows
     for name, (unit, definition) in DEFINITIONS.items():
         figures, words = [row[1:] for row in rows if row[:1] == [name]]
         assert figures[0] == unit
@@ -95,6 +105,29 @@ def test_a_run_alone_has_a_report(tmp_path):
     page = write_report([write_run(tmp_path, spec)], tmp_path / "deep" / "r.html").read_text()
     assert "prefill steps" in page
     assert "FAPool(2,2)" in page
+
+
+def test_what_changed_adds_up_as_printed_in_every_column(tmp_path):
+    spec = small_spec(repeats=3)
+    runs = [write_run(tmp_path, spec), write_run(tmp_path, spec, slow=1.2)]
+    page = write_report(runs, tmp_path / "r.html").read_text().partition("<h2>What changed")[2]
+    rows = [row for row in Page(page.partition("<h2>")[0]).rows if len(row) == 7]
+    rows = [row for row in rows if row[0] != "phase"]
+    ends = [at for at, row in enumerate(rows) if row[0] == "= step"]
+    assert len(ends) == 2  # base and pool
+    for first, last in zip([0, ends[0] + 1], ends, strict=True):
+        for column in (2, 3, 4):
+            *parts, whole = [round(float(row[column]) * 1e4) for row in rows[first : last + 1]]
+            assert sum(parts) == whole
+
+
+def test_doubts_stand_in_the_report_and_only_where_there_are_any(tmp_path, source):
+    assert "all runs: 2 repeats: intervals tell what varies inside the run" in source
+    work = Workload(batch=100, context=96, output=2)
+    spec = small_spec(repeats=3, workload=work, plan=Static())
+    page = write_report([write_run(tmp_path, spec)], tmp_path / "r.html").read_text()
+    assert "<h2>Doubts" not in page
+    assert "<h2>What changed" not in page
 
 
 def test_text_from_a_run_is_escaped(tmp_path):
@@ -129,13 +162,13 @@ def test_ranks_without_a_gpu_are_not_called_gpus(tmp_path):
     assert "4 CPU ranks" in page
     assert "No GPU was used here" in page
     assert "All runs reserve the same number of ranks (4)" in page
-    rows = {row[0]: row for row in Page(page).rows if row}
+    rows = {row[0]: row for row in Page(of_metrics(page)).rows if row}
     assert rows["tps_per_gpu"][1] == "tokens/s/rank"
     assert "rank" in rows["charged_gpus"][-1]
 
 
 def test_numbers_of_gpus_stand_without_a_ratio(source):
-    rows = {row[0]: row for row in Page(source).rows if row}
+    rows = {row[0]: row for row in Page(of_metrics(source)).rows if row}
     for name in ("gpus", "charged_gpus"):
         assert not any("×" in cell for cell in rows[name][2:4])
     assert "×" in rows["tps_per_gpu"][3]

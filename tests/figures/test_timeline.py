@@ -1,10 +1,11 @@
 """A timeline has a row a rank and a bar a span."""
 
 import pandas as pd
+import pytest
 from matplotlib.colors import to_hex
 
 from fapool.analysis.study import study
-from fapool.analysis.timeline import one_step
+from fapool.analysis.timeline import critical_in, one_step
 from fapool.figures.style import COLOURS
 from fapool.figures.timeline import step_timeline
 from tests.synthetic import write_run
@@ -54,3 +55,17 @@ def test_of_spans_on_one_place_only_the_one_on_top_is_named():
     (axes,) = step_timeline(pd.DataFrame(spans, columns=columns), title="t").axes
     named = [(text.get_text(), *text.get_position()) for text in axes.texts]
     assert named == [("ffn", 195.0, 0), ("ffn", 700.0, 0), ("attend_partial", 250.0, 1)]
+
+
+def test_the_critical_path_is_a_strip_beneath_the_ranks_that_it_is_on(tmp_path):
+    tables = study(write_run(tmp_path)).tables
+    spans, path = one_step(tables, step=1), critical_in(tables, step=1)
+    figure = step_timeline(spans, title="t", critical=path)
+    strip = figure.axes[0].containers[-1]
+    drawn = [(bar.get_y() // 1, bar.get_x(), bar.get_width()) for bar in strip]
+    assert drawn == [(p.rank, p.start_us, p.end_us - p.start_us) for p in path.itertuples()]
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts[-1] == "critical path"
+    chosen = tables.steps.query("repeat == 0 and step == 1")
+    wall = chosen["end_ns"].max() - chosen["start_ns"].max()
+    assert (path["end_us"] - path["start_us"]).sum() == pytest.approx(wall / 1e3 - 10)  # the gap

@@ -72,6 +72,7 @@ def test_a_window_sees_kernels(tmp_path):
     found = recorder()
     window = ProfilerWindow(RunFolder(tmp_path), 0, 1, found, 0, 1)
     x = torch.randn(512, 512, device="cuda")
+    torch.cuda._sleep(SLEEP_CYCLES)  # the device gets to the step long after the host
     window.step_begins(0)
     with found.span(Phase.FFN, layer=3):
         x @ x
@@ -80,6 +81,7 @@ def test_a_window_sees_kernels(tmp_path):
     trace = orjson.loads(gzip.decompress(window.close().read_bytes()))
     kinds = {event.get("cat") for event in trace["traceEvents"]}
     assert {"kernel", "cpu_op", "user_annotation"} <= kinds
+    assert window.line is not None and window.line.uncertainty_ns < 500_000
 
 
 def test_spans_of_a_replay_lie_inside_their_step_and_fill_it():
@@ -112,3 +114,33 @@ def test_spans_of_a_replay_lie_inside_their_step_and_fill_it():
     for step, start, end in zip(events["step"], events["start_ns"], events["end_ns"], strict=True):
         row = steps["step"].index(step)
         assert steps["start_ns"][row] <= start <= end <= steps["end_ns"][row]
+
+
+def test_device_times_are_the_hosts_within_five_microseconds():
+    found = recorder()
+    found.begin(0)
+    for step in range(50):
+        with found.span(Phase.PLAN_STEP):
+            pass
+        with found.span(Phase.FFN):
+            torch.cuda._sleep(SLEEP_CYCLES // 10)
+        with found.span(Phase.DEVICE_SYNC):
+            torch.cuda.synchronize()
+        found.end_step(step=step, **LABELS)
+    found.end()
+    about = found.device_clock.about()
+    assert about["notes"] == []
+    assert about["uncertainty_ns"] <= 5_000
+    events, _ = found.columns()
+    by_phase = {
+        phase: [
+            (start, end)
+            for name, start, end in zip(
+                events["phase"], events["start_ns"], events["end_ns"], strict=True
+            )
+            if name == phase
+        ]
+        for phase in ("plan_step", "ffn", "device_sync")
+    }
+    for (_, planned), (start, end), (_, synced) in zip(*by_phase.values(), strict=True):
+        assert planned - about["uncertainty_ns"] <= start < end <= synced + about["uncertainty_ns"]

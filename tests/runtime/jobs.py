@@ -15,6 +15,7 @@ import orjson
 import torch
 import torch.distributed as dist
 
+from benchmarks import planting
 from fapool import rank as rank_side
 from fapool.errors import ExchangeError
 from fapool.instrument.recorder import Recorder
@@ -172,7 +173,18 @@ def _collectives(all_of_us, rank: int) -> dict[str, Any]:
     }
 
 
-JOBS = {job.__name__: job for job in (play, run, talk)}
+def planted(
+    rank: int, port: int, name: str, spec: str, folder: str, plant: str, delay_ns: int
+) -> planting.Notes:
+    """`run` with a known delay in it; what was planted on this rank."""
+    plan = parse(spec).plan
+    found = planting.plants(getattr(plan, "threshold", 1)).get(plant)
+    with planting.planted(found, rank, delay_ns=delay_ns, device="cpu") as notes:
+        run(rank, port, name, spec, folder)
+    return notes
+
+
+JOBS = {job.__name__: job for job in (play, run, talk, planted)}
 
 
 def main(rank: int, port: int) -> None:

@@ -7,12 +7,16 @@ import pandas as pd
 import pytest
 
 from fapool.analysis.breakdown import PARTS, breakdown
+from fapool.analysis.causes import causes
 from fapool.analysis.depths import traced_run
+from fapool.analysis.kv import per_request
 from fapool.analysis.load import load
+from fapool.analysis.study import study
 from fapool.forecast.memory import footprint
-from fapool.phases import TRACED, Category, Owner
+from fapool.phases import TRACED, Category, Owner, Role
 from fapool.spec import Capture, FAPool, Helix, Model, RunSpec, Static, TraceWorkload, Workload
 from fapool.store import Run, RunFolder, Store
+from fapool.topology import home_deal, lease_width, lent_deal, place
 from tests.runtime.crew import Crew
 
 pytestmark = pytest.mark.ranks
@@ -65,7 +69,9 @@ def test_a_run_adds_up(finished):
     check_labels(tables)
     check_requests(tables)
     check_memory(tables)
+    check_kv(tables)
     check_samples(tables, samples)
+    check_causes(run)
 
 
 def check_breakdown(tables) -> None:
@@ -77,6 +83,14 @@ def check_breakdown(tables) -> None:
     counted = tables.steps.groupby(["repeat", "rank"])["step"].agg(list)
     assert len(counted) == 2 * tables.spec.plan.world
     assert all(steps == list(range(len(counted.iloc[0]))) for steps in counted)
+
+
+def check_causes(run) -> None:
+    """Waits sum to synchronization, paths and replays to their steps, or this raises."""
+    why = causes(study(run))
+    assert why.critical.path["ms"].sum() == pytest.approx(why.critical.wall_ms)
+    assert why.clocks.words == "all ranks read one clock"  # and none of them is impossible
+    assert not (why.stragglers["rank"] == why.stragglers["awaited"]).any()
 
 
 def check_labels(tables) -> None:
@@ -119,6 +133,36 @@ def check_memory(tables) -> None:
         for owner in (Owner.WEIGHTS, Owner.KV):
             assert set(held.get_group(owner)) == {forecast[rank][owner]}
         assert held.get_group(Owner.KV_USED).max() <= forecast[rank][Owner.KV]
+        buffers = held.get_group(Owner.BUFFERS).max()
+        alone = isinstance(tables.spec.plan, Helix) or tables.spec.plan == Static(tp=4)
+        assert (buffers == 0) == alone  # collectives there, and nothing else
+        assert buffers <= forecast[rank][Owner.BUFFERS]
+
+
+def check_kv(tables) -> None:
+    """Requests have at their peaks what deals say; what those of a step have is what it has."""
+    spec, keys = tables.spec, ["repeat", "rank", "step"]
+    held = tables.kv.groupby(keys)[["tokens", "bytes"]].sum()
+    steps = tables.steps.set_index(keys)["kv_tokens"]
+    assert (held["tokens"] == steps[held.index]).all()
+    used = tables.memory[tables.memory["owner"] == Owner.KV_USED].set_index(keys)["bytes"]
+    assert (held["bytes"] == used[held.index]).all()
+    most = steps.groupby(["repeat", "rank"]).max()
+    assert (held.groupby(["repeat", "rank"])["tokens"].max() == most[most > 0]).all()
+    at_end = {i: c + o - 1 for i, (c, o) in enumerate(LENGTHS)}
+    peak = per_request(tables).set_index(["repeat", "rank", "request"])["tokens"]
+    for (_, rank, request), tokens in peak.items():
+        length, at = at_end[request], place(spec, rank)
+        deal = home_deal(spec)
+        if isinstance(spec.plan, FAPool) and length > 12:
+            if at.role is Role.BASE:  # until it was leased, if it did not begin so
+                assert tokens == 12
+                continue
+            deal = lent_deal(spec, range(lease_width(spec)))
+        assert tokens == deal.tokens(length, spec.block, at.keeper)
+    full = tables.kv["tokens"] - tables.kv["last_tokens"]
+    assert (full % spec.block == 0).all()
+    assert (tables.kv["blocks"] * spec.block >= tables.kv["tokens"]).all()
 
 
 def check_samples(tables, samples: list[list[dict]]) -> None:
@@ -181,11 +225,30 @@ def test_stop_before_anything_was_measured_leaves_a_folder_that_says_so(crew, pr
 
 
 def test_messages_of_the_check_are_no_buffers_of_the_workload(crew, profiles, tmp_path):
+    """Nobody is leased: what is held are the buffers of both links, made for the check's 3 rows."""
     work = Workload(batch=2, context=8, output=2)
     spec = make_spec(FAPool(base=1, pool=3, threshold=12), tmp_path, workload=work)
     run, _ = run_on(crew, spec)
     memory = run.table("memory")
-    assert set(memory.loc[memory["owner"] == Owner.BUFFERS, "bytes"]) == {0}
+    asked, answered = (4 + 2 * 2) * 8 * 4, 4 * (8 * 4 + 4)  # bytes of a row, fp32
+    expected = [2 * 3 * (asked + n * answered) for n in (3, 1, 1, 1)]
+    buffers = memory[memory["owner"] == Owner.BUFFERS].groupby("rank")["bytes"]
+    assert [set(held) for _, held in buffers] == [{bytes_} for bytes_ in expected]
+
+
+@pytest.mark.parametrize("base_attends", [False, True])
+def test_keys_that_move_together_are_within_the_forecast(crew, profiles, tmp_path, base_attends):
+    """Three requests outgrow the threshold in the same decode step."""
+    plan = FAPool(base=2, pool=2, threshold=12, base_attends=base_attends)
+    work = Workload(batch=3, context=10, output=8)
+    run, _ = run_on(crew, make_spec(plan, tmp_path, workload=work, repeats=1))
+    forecast, memory = footprint(run.spec), run.table("memory")
+    peak = memory[memory["owner"] == Owner.BUFFERS].groupby("rank")["bytes"].max()
+    assert all(peak[rank] <= forecast[rank][Owner.BUFFERS] for rank in range(4))
+    held = memory[(memory["owner"] == Owner.BUFFERS) & (memory["step"] == 0)]
+    moved = peak - held.set_index("rank")["bytes"]
+    if not base_attends:  # all of their keys: 12 tokens of 3 requests, 1 head, 4 layers
+        assert moved[0] == moved[1] == 3 * 12 * 2 * 4 * 8 * 4
 
 
 def test_spans_can_be_switched_off_and_steps_stay(crew, profiles, tmp_path):

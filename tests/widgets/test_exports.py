@@ -21,6 +21,20 @@ def test_export_writes_the_report_and_lists_what_opens_it(workbench, profiles):
         assert expected in said
 
 
+def test_what_opens_a_merged_trace_and_a_memory_snapshot_is_said(workbench, profiles):
+    run = write_run(profiles)
+    (run.path / "trace").mkdir(exist_ok=True)
+    (run.path / "trace" / "merged.json.gz").touch()
+    (run.path / "memory").mkdir()
+    (run.path / "memory" / "rank1.pickle").touch()
+    workbench.export()
+    workbench.wait(DEADLINE_S)
+    said = workbench.shelf.files.value
+    assert f"python -m fapool perfetto {run.path}" in said
+    assert "pytorch.org/memory_viz" in said
+    assert "rank1.pickle" in said
+
+
 def test_export_of_nothing_or_of_a_deleted_run_says_what_to_do(workbench, profiles):
     with pytest.raises(StoreError, match="press Run"):
         workbench.export()

@@ -50,6 +50,11 @@ class Arena:
         self._handle = meet(self._memory, group)
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
 
+    @property
+    def num_bytes(self) -> int:
+        """At this rank."""
+        return self._memory.nbytes
+
     def address(self, rank: int, offset: int = 0) -> int:
         """Where byte `offset` of `rank` (in the group) is for this device."""
         if rank == self.rank:

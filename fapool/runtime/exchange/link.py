@@ -34,6 +34,8 @@ Append = tuple[Tensor, Tensor, Tensor]
 class BaseLink(Protocol):
     """The exchange on a base rank; its calls run on the current stream."""
 
+    held_bytes: int  # of the device's memory, for good
+
     def begin(self, rows: int | None = None) -> None:
         """Once per step, before layer 0, on every rank of the plan; inside the graph, if any.
 
@@ -53,6 +55,8 @@ class BaseLink(Protocol):
 
 class PoolLink(Protocol):
     """The exchange on a pool rank; its calls run on the current stream."""
+
+    held_bytes: int  # see `BaseLink`
 
     def begin(self, rows: int | None = None) -> None:
         """See `BaseLink.begin`."""

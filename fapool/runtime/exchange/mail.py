@@ -34,6 +34,11 @@ class Mail:
         self._works: list[dist.Work] = []
         self._arriving: list[int] = []
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the buffers, on the device; one that goes to several ranks counts once."""
+        return sum(buffer.nbytes for buffer in {id(b): b for b in self.buffers}.values())
+
     def send(self, ranks: Sequence[int], sizes: Sequence[int]) -> None:
         """Post the first `sizes` elements of each buffer; `wait` before they change."""
         if self._host:

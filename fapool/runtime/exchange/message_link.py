@@ -47,6 +47,11 @@ class MessageBaseLink:
         self._rows = self._limit if rows is None else rows
         assert 0 < self._rows <= self._limit
 
+    @property
+    def held_bytes(self) -> int:
+        """See `BaseLink.held_bytes`."""
+        return self._out.num_bytes + self._in.num_bytes
+
     def ask(self, layer: int, q: Tensor, k: Tensor, v: Tensor, owner: Tensor | None = None) -> None:
         """See `BaseLink.ask`."""
         if not self._ranks:
@@ -104,6 +109,11 @@ class MessagePoolLink:
         """See `BaseLink.begin`."""
         self._rows = self._limit if rows is None else rows
         assert 0 < self._rows <= self._limit
+
+    @property
+    def held_bytes(self) -> int:
+        """See `BaseLink.held_bytes`."""
+        return self._out.num_bytes + self._in.num_bytes + self._team.held_bytes
 
     def queries(self, layer: int, append: Append | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """See `PoolLink.queries`."""

@@ -7,7 +7,7 @@ checking a layout on fewer GPUs than it has ranks, not for its speed.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -28,8 +28,11 @@ class Posted:
         labels: dict,
         span: Span | None,
         device: torch.device | None = None,
+        arrived: Callable[[int], None] = lambda num_bytes: None,
     ) -> None:
+        """`arrived(bytes)` is called when the message is the caller's."""
         self._work: dist.Work | None = work
+        self._arrived = arrived
         self._tensor, self._labels, self._span = tensor, labels, span
         self._device = device or tensor.device
 
@@ -44,6 +47,7 @@ class Posted:
             with self._span(**self._labels):
                 work.wait()
                 self._tensor = self._tensor.to(self._device)
+        self._arrived(self._tensor.nbytes)
         return self._tensor
 
 
@@ -69,7 +73,7 @@ class ProcessGroupTransport:
         with self._span(**labels):
             tensor = tensor.cpu() if self._by_host else tensor
             work = dist.isend(tensor, to, group=self._group)
-        ticket = Posted(work, tensor, labels, None)
+        ticket = Posted(work, tensor, labels, None, arrived=self._taken)
         self._sent.append(ticket)
         return ticket
 
@@ -82,7 +86,7 @@ class ProcessGroupTransport:
             tensor = torch.empty(shape, dtype=like.dtype, device=device)
             work = dist.irecv(tensor, source, group=self._group)
         labels = self._labels(source, self._rank, tensor, phase, layer)
-        return Posted(work, tensor, labels, self._span, like.device)
+        return Posted(work, tensor, labels, self._span, like.device, self._taken)
 
     def drain(self) -> None:
         """See `Transport.drain`."""
@@ -91,11 +95,13 @@ class ProcessGroupTransport:
                 for ticket in self._sent:
                     ticket.wait()
         self._sent.clear()
-        self._live_bytes = 0
 
     def forget_peak(self) -> None:
         """Measure `peak_bytes` anew, from what is under way."""
         self.peak_bytes = self._live_bytes
+
+    def _taken(self, num_bytes: int) -> None:
+        self._live_bytes -= num_bytes
 
     def _labels(self, source: int, to: int, tensor: Tensor, phase: Phase, layer: int) -> dict:
         channel = f"{source}>{to}{self._name}"

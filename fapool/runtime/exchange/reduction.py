@@ -55,6 +55,11 @@ class SmallSum:
         self._counts = torch.zeros(ctas, dtype=torch.int32, device=device)
         self._shared = None if boxes else Arena(SHARED_BYTES, device, group)
 
+    @property
+    def held_bytes(self) -> int:
+        """Of the device's memory, for good."""
+        return self._arena.num_bytes + (self._shared.num_bytes if self._shared else 0)
+
     def fits(self, x: Tensor) -> bool:
         """Whether one kernel of ours sums `x`."""
         return x.nbytes <= self._limit and x.nbytes % 4 == 0 and self._plain(x)

@@ -52,6 +52,7 @@ class SymmetricLink:
     ) -> None:
         self._at, self._limit, self._rows, self._dtype = at, rows, rows, dtype
         self._spans, self._patience, self._arena = spans, patience, arena
+        self.held_bytes = arena.num_bytes
         self._heads = heads = at.base_heads
         self._row_bytes = heads * at.head_dim * dtype.itemsize
         device = arena.local(0, (1,), torch.int32).device

@@ -101,6 +101,11 @@ class SymmetricShards:
         offsets = flags_of(index), out + index * part, lse + index * 4 * self._limit * self._heads
         return [*(self._arena.address(to, offset) for offset in offsets), to * self._heads]
 
+    @property
+    def held_bytes(self) -> int:
+        """Of the device's memory, for good."""
+        return self._arena.num_bytes
+
     def begin(self, rows: int) -> None:
         """Once per step of `rows` rows, before layer 0, on every rank; inside the graph, if any."""
         assert 0 < rows <= self._limit

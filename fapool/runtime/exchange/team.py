@@ -34,6 +34,11 @@ class Team:
         messages = len(self._mates) if self._leads else 1
         self._mail = Mail(group, [rows * self._width] * messages, like)
 
+    @property
+    def held_bytes(self) -> int:
+        """Of the device's memory, for good."""
+        return self._mail.num_bytes
+
     def expect(self, rows: int) -> None:
         """Once a layer, of a step of `rows` rows, before `merged`."""
         self._rows = rows

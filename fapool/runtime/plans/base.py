@@ -25,6 +25,7 @@ class Plan(Protocol):
 
     cache: KVCache  # the keys and values that lie on this rank
     leased: int  # requests that this rank serves (pool) or has lent out (base)
+    held_bytes: int  # kept between steps beside the cache
 
     def run(self, step: Step) -> list[tuple[list[int], Tensor]]:
         """Do a step. Returns (requests, tokens) pairs chosen here: on the last stage, else none."""

@@ -75,6 +75,11 @@ class FAPoolPool:
         self._decode.close()
 
     @property
+    def held_bytes(self) -> int:
+        """See `Plan.held_bytes`."""
+        return self._decode.held_bytes
+
+    @property
     def leases(self) -> Mapping[int, Lease]:
         """See `Plan.leases`."""
         return self._lending.leases

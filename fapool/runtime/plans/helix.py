@@ -71,6 +71,11 @@ class HelixPlan:
         """See `Plan.close`."""
         self._decode.close()
 
+    @property
+    def held_bytes(self) -> int:
+        """See `Plan.held_bytes`."""
+        return self._decode.held_bytes
+
     def _run_prefill(self, step: Step) -> Chosen:
         with self._seat.span(Phase.PLAN_STEP):
             batch = Batch(step.kind, step.segments, self._seat.device)

@@ -86,6 +86,11 @@ class StaticPlan:
         """See `Plan.close`."""
         self._decode.close()
 
+    @property
+    def held_bytes(self) -> int:
+        """See `Plan.held_bytes`."""
+        return self._decode.held_bytes + sum(x.nbytes for x in self._hidden.values())
+
     def _run_prefill(self, segments: tuple[Segment, ...]) -> Chosen:
         with self._seat.span(Phase.PLAN_STEP):
             batch = Batch("prefill", segments, self._seat.device)

@@ -24,7 +24,9 @@ def test_a_slow_ffn_of_one_rank_is_named_by_those_who_wait_and_by_the_critical_p
     folder = Store().create(spec)
     delay = {"rank": 1, "phase": "ffn", "seconds": SECONDS}
     crew.ask("run", spec=spec.to_json(), folder=str(folder.path), delay=delay)
-    tables = load(folder.finish())
+    run = folder.finish()
+    assert run.environment["clock"]["uncertainty_ns"] == {"0": 0, "1": 0}  # of one host
+    tables = load(run)
     parted = breakdown(tables)
     planted_ms = 1e3 * SECONDS * LAYERS
 

@@ -1,0 +1,34 @@
+"""Numbers in print, alike in the terminal and in the report."""
+
+from __future__ import annotations
+
+import math
+
+
+def number(value: float | None) -> str:
+    """A metric in print: four significant digits, a dash where there is none."""
+    if value is None or math.isnan(value):
+        return "–"
+    if abs(value) >= 1000 or float(value).is_integer():
+        return f"{value:,.0f}"
+    return f"{value:#.4g}".rstrip(".")
+
+
+def ratio(value: float | None, first: float | None) -> str:
+    """What a metric is of the first run's, in print; empty where there is none."""
+    return "" if value is None or not first else f"×{value / first:.3f}"
+
+
+def between(low: float, high: float, form: str = "") -> str:
+    """An interval in print; a dash where there is none. `form` formats an end."""
+    if math.isnan(low) or math.isnan(high):
+        return "–"
+    ends = [form.format(end) if form else number(end) for end in (low, high)]
+    return f"{ends[0]} to {ends[1]}"
+
+
+def probability(p: float) -> str:
+    """A p-value in print; a dash where there is none."""
+    if math.isnan(p):
+        return "–"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"

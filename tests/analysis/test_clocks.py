@@ -1,0 +1,57 @@
+"""Splits of waits that the ranks' clocks cannot tell are counted."""
+
+import orjson
+import pytest
+
+from fapool.analysis.clocks import clocks
+from fapool.analysis.load import load
+from fapool.spec import Static
+from fapool.store import Run
+from tests.synthetic import small_spec, write_run
+
+
+def with_clocks(run: Run, *uncertainty_ns: int, notes: tuple[str, ...] = ()) -> Run:
+    entries = [
+        {"rank": rank, "clock": {"uncertainty_ns": unsure, "notes": list(notes)}}
+        for rank, unsure in enumerate(uncertainty_ns)
+    ]
+    (run.path / "environment.json").write_bytes(orjson.dumps({"ranks": entries}))
+    return run
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    return write_run(tmp_path, small_spec(plan=Static(tp=2)))
+
+
+# In 8 steps rank 0 waits twice for rank 1, some 73 us each time, then 30 us of transfer.
+@pytest.mark.parametrize(
+    ("unsure", "close"), [((0, 0), 0), ((9_000, 20_000), 0), ((9, 40_000), 16)]
+)
+def test_a_split_is_close_when_both_clocks_together_may_move_it_past_an_end(run, unsure, close):
+    found = clocks(with_clocks(run, *unsure), load(run))
+    assert (found.splits, found.close) == (16, close)
+
+
+def test_the_two_worst_clocks_are_said_together(run):
+    found = clocks(with_clocks(run, 1_500, 2_600, notes=("it was stepped",)), load(run))
+    assert found.words == (
+        "clocks of two ranks agree within 4.1 µs; 0 of 16 splits of a wait lie within the clocks' "
+        "uncertainty"
+    )
+    assert found.notes == ["rank 0: it was stepped", "rank 1: it was stepped"]
+    assert clocks(with_clocks(run, 0, 0), load(run)).words == "all ranks read one clock"
+
+
+def test_a_wait_that_ends_before_what_it_is_for_tells_on_a_clock(run):
+    tables = load(run)
+    late = tables.events["rank"] == 1
+    tables.events.loc[late, ["start_ns", "end_ns"]] += 50_000  # more than its transfer took
+    found = clocks(with_clocks(run, 1_000, 2_000), tables)
+    assert found.impossible == 16
+    assert "16 waits ended before what they were for" in found.words
+    assert clocks(with_clocks(run, 1_000, 20_000), tables).impossible == 0
+
+
+def test_a_run_that_recorded_no_clocks_says_nothing(run):
+    assert clocks(run, load(run)) is None
