@@ -44,17 +44,22 @@ class Columns:
                 self._parts[name].append(np.array([words[value] for value in values], np.int32))
 
     def table(self, base_ns: int) -> pa.Table:
-        """All rows by their start, with the schema; `base_ns` is added to columns of times."""
+        """All rows by their start, with the schema; `base_ns` is added to columns of times.
+
+        Once only: the parts go as the table comes.
+        """
         columns = [self._column(field, base_ns) for field in self.schema]
         starts = columns[self.schema.get_field_index("start_ns")].to_numpy()
         return pa.table(columns, schema=self.schema).take(np.argsort(starts, kind="stable"))
 
     def _column(self, field: pa.Field, base_ns: int) -> pa.Array:
-        parts = self._parts[field.name]
+        parts = self._parts.pop(field.name)
         if (words := self._words.get(field.name)) is None:
             kind = field.type.to_pandas_dtype()
             values = np.concatenate(parts) if parts else np.empty(0, kind)
-            return pa.array(values + base_ns if field.name.endswith("_ns") else values, field.type)
+            if field.name.endswith("_ns"):
+                values += base_ns
+            return pa.array(values, field.type)
         places = np.concatenate(parts) if parts else np.empty(0, np.int32)
         return pa.DictionaryArray.from_arrays(places, pa.array(list(words), pa.string()))
 
