@@ -17,24 +17,30 @@ class Clocks:
     """Of each rank, ns: what its times may be off against rank 0's host; two differ by the sum.
 
     `splits` of waits between waiting and transferring were made; `close` of them lie nearer to an
-    end of their wait than the two ranks' clocks are known. `notes` as the ranks left them.
+    end of their wait than the two ranks' clocks are known. `impossible` waits ended before what
+    they were for, by more than that: a clock is worse than it states. `notes` as the ranks left
+    them.
     """
 
     uncertainty_ns: dict[int, int]
     splits: int
     close: int
+    impossible: int
     notes: list[str]
 
     @property
     def words(self) -> str:
         """`clocks of two ranks agree within 4.1 µs; 3 of 80 splits lie within that`."""
         worst = sum(sorted(self.uncertainty_ns.values())[-2:])
-        if not worst:
-            return "all ranks read one clock"
-        return (
-            f"clocks of two ranks agree within {worst / 1e3:,.1f} µs; {self.close} of "
-            f"{self.splits} splits of a wait lie within the clocks' uncertainty"
-        )
+        said = "all ranks read one clock"
+        if worst:
+            said = (
+                f"clocks of two ranks agree within {worst / 1e3:,.1f} µs; {self.close} of "
+                f"{self.splits} splits of a wait lie within the clocks' uncertainty"
+            )
+        if self.impossible:
+            said += f"; {self.impossible} waits ended before what they were for: it is larger"
+        return said
 
 
 def clocks(run: Run, tables: Tables) -> Clocks | None:
@@ -43,9 +49,11 @@ def clocks(run: Run, tables: Tables) -> Clocks | None:
     if not known:
         return None
     unsure = {rank: int(clock["uncertainty_ns"]) for rank, clock in known.items()}
-    splits, close = _close(tables, unsure)
+    splits, close, impossible = _splits(tables, unsure)
     notes = [f"rank {rank}: {note}" for rank, clock in known.items() for note in clock["notes"]]
-    return Clocks(uncertainty_ns=unsure, splits=splits, close=close, notes=notes)
+    return Clocks(
+        uncertainty_ns=unsure, splits=splits, close=close, impossible=impossible, notes=notes
+    )
 
 
 def words_of_traces(run: Run) -> str | None:
@@ -68,8 +76,8 @@ def _ranks(run: Run) -> dict[int, dict[str, Any]]:
     return {int(entry["rank"]): entry["clock"] for entry in with_clock}
 
 
-def _close(tables: Tables, unsure: dict[int, int]) -> tuple[int, int]:
-    """Waits for others that were split, and those whose split the clocks leave open."""
+def _splits(tables: Tables, unsure: dict[int, int]) -> tuple[int, int, int]:
+    """Waits for others, those whose split the clocks leave open, and those that cannot be."""
     events, met = tables.events, exchanges.match(tables.events)
     rank, awaited = events["rank"].to_numpy(), met.awaited
     waits = np.flatnonzero((awaited >= 0) & (awaited != rank))
@@ -78,4 +86,5 @@ def _close(tables: Tables, unsure: dict[int, int]) -> tuple[int, int]:
     arrival = met.arrival_ns[waits]
     ends = [np.abs(events[name].to_numpy()[waits] - arrival) for name in ("start_ns", "end_ns")]
     doubt = of_rank[rank[waits]] + of_rank[awaited[waits]]
-    return len(waits), int((np.minimum(*ends) < doubt).sum())
+    late = arrival - events["end_ns"].to_numpy()[waits]
+    return len(waits), int((np.minimum(*ends) < doubt).sum()), int((late > doubt).sum())

@@ -4,6 +4,8 @@ a>b     a   [ post ]
         b   [ waiting | transfer ]          arrival = the start of the sender's post
 a+b     a   [     waiting    | transfer ]
         b                    [ transfer ]   arrival = the latest start of any participant
+a+b     a   [     waiting    | transfer ]
+        b                [ post ] ... [ transfer ]   who posted first arrived with the post
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fapool.phases import Category
+from fapool.phases import Category, Phase
 
 Ints = NDArray[np.int64]
 
@@ -29,9 +31,9 @@ class Exchanges:
     `arrival_ns` int64 [events]: when the transfer that a span waits for began; the span's own
     start where it waits for nobody that is known. `awaited` int64 [events]: the rank whose arrival
     that is, -1 where it is nobody's; of several that arrive at once, the highest. `exchange` int64
-    [events]: its number, -1 none; `arrives` bool [events]: it is a participant's arrival, by which
-    a transfer may begin. `windows`: one
-    row per exchange and rank (repeat, rank, start_ns, end_ns), from the arrival to the end of the
+    [events]: its number, -1 none. `arrives` bool [events]: it is one whose rank's arrival, at
+    `arrived_ns` int64 [events], the others wait for. `windows`: one row per exchange and rank
+    (repeat, rank, start_ns, end_ns), from the arrival to the end of the
     wait. `unmatched` of `total` exchanges miss a participant's record, or hold one twice or a
     stranger's.
     """
@@ -40,6 +42,7 @@ class Exchanges:
     awaited: Ints
     exchange: Ints
     arrives: NDArray[np.bool_]
+    arrived_ns: Ints
     windows: pd.DataFrame
     total: int
     unmatched: int
@@ -54,6 +57,7 @@ class _Spans:
     rank: Ints
     start_ns: Ints
     end_ns: Ints
+    arrived_ns: Ints  # the start, or that of a post before it
     sender: Ints  # of the channel; -1 for a collective's
     size: Ints  # participants of the channel
     member: NDArray[np.bool_]  # the rank is one of them
@@ -62,10 +66,15 @@ class _Spans:
 
 
 def match(events: pd.DataFrame) -> Exchanges:
-    """Join the communication spans of each exchange across ranks; nothing is refused."""
+    """Join the communication spans of each exchange across ranks; nothing is refused.
+
+    Rows need not have a phase: then none of them is a post ahead of a wait.
+    """
     arrival = events["start_ns"].to_numpy(np.int64, copy=True)
     talks = (events["category"] == Category.COMMUNICATION) & (events["channel"] != "")
-    spans = _read(events[talks])
+    posts = talks & (events["phase"] == Phase.POST) if "phase" in events else talks & False
+    talks &= ~posts
+    spans = _read(events[talks], events[posts])
     begin = _begin(spans)
     waits = (spans.rank != spans.sender) & (begin[spans.exchange] != _NEVER)
     rows = np.flatnonzero(talks)[waits]
@@ -75,18 +84,30 @@ def match(events: pd.DataFrame) -> Exchanges:
     exchange[talks] = spans.exchange
     arrives = np.zeros(len(events), bool)
     arrives[talks] = _arrives(spans)
+    arrived = events["start_ns"].to_numpy(np.int64, copy=True)
+    arrived[talks] = spans.arrived_ns
     return Exchanges(
         arrival_ns=arrival,
         awaited=awaited,
         exchange=exchange,
         arrives=arrives,
+        arrived_ns=arrived,
         windows=_windows(spans, begin),
         total=spans.total,
         unmatched=_unmatched(spans),
     )
 
 
-def _read(events: pd.DataFrame) -> _Spans:
+def _arrived(events: pd.DataFrame, posts: pd.DataFrame) -> Ints:
+    """When the rank of each span came to its exchange: with its post, where it had one before."""
+    both = pd.concat([events, posts])
+    which = both.groupby([*KEYS, "rank"], sort=False).ngroup().to_numpy(np.int64)
+    posted = np.full(which.max(initial=-1) + 1, _LATE)
+    np.minimum.at(posted, which[len(events) :], posts["start_ns"].to_numpy(np.int64))
+    return np.minimum(posted[which[: len(events)]], events["start_ns"].to_numpy(np.int64))
+
+
+def _read(events: pd.DataFrame, posts: pd.DataFrame) -> _Spans:
     exchange = events.groupby(KEYS, sort=False).ngroup().to_numpy(np.int64)
     code, channels = pd.factorize(events["channel"])
     parsed = [_participants(channel) for channel in channels]
@@ -104,6 +125,7 @@ def _read(events: pd.DataFrame) -> _Spans:
         rank=rank,
         start_ns=start_ns,
         end_ns=events["end_ns"].to_numpy(np.int64),
+        arrived_ns=_arrived(events, posts),
         sender=np.array([sender for sender, _ in parsed], np.int64)[code],
         size=np.array([len(ranks) for _, ranks in parsed], np.int64)[code],
         member=pd.MultiIndex.from_arrays([code, rank]).isin(members),
@@ -131,10 +153,10 @@ def _begin(spans: _Spans) -> Ints:
     """When each exchange's transfer began, int64 [exchanges]; `_NEVER` if no record says it."""
     posted = np.full(spans.total, _LATE)
     sends = spans.rank == spans.sender
-    np.minimum.at(posted, spans.exchange[sends], spans.start_ns[sends])
+    np.minimum.at(posted, spans.exchange[sends], spans.arrived_ns[sends])
     met = np.full(spans.total, _NEVER)
     joins = (spans.sender < 0) & spans.member & spans.first
-    np.maximum.at(met, spans.exchange[joins], spans.start_ns[joins])
+    np.maximum.at(met, spans.exchange[joins], spans.arrived_ns[joins])
     return np.where(posted != _LATE, posted, met)
 
 
@@ -146,7 +168,7 @@ def _arrives(spans: _Spans) -> NDArray[np.bool_]:
 def _last(spans: _Spans, begin: Ints) -> Ints:
     """Whose arrival began each exchange's transfer, int64 [exchanges]; -1 if nobody's."""
     who = np.full(spans.total, -1, np.int64)
-    came = _arrives(spans) & (spans.start_ns == begin[spans.exchange])
+    came = _arrives(spans) & (spans.arrived_ns == begin[spans.exchange])
     np.maximum.at(who, spans.exchange[came], spans.rank[came])
     return who
 

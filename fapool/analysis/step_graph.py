@@ -144,7 +144,8 @@ def _waits(events: pd.DataFrame, met: Exchanges) -> _Waits:
     last[same[order]] = order
     chosen = last[same]
     waits = np.flatnonzero(met.awaited >= 0)
-    came = events.loc[met.arrives, ["rank", "start_ns"]].to_numpy(np.int64)
+    rank = events["rank"].to_numpy(np.int64)
+    came = np.column_stack([rank, met.arrived_ns])[met.arrives]
     return _Waits(
         met.awaited[chosen],
         met.arrival_ns[chosen],

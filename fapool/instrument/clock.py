@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from fapool.instrument.alignment import Bound, Line, bound_far, fit, rounds_of
 
-ROUNDS = 40
+ROUNDS = 64
 _PARTS = 4
 
 

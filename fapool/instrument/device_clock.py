@@ -16,9 +16,7 @@ from typing import Any, Protocol
 from fapool.instrument.alignment import Bound, Line, bound_near, fit
 from fapool.instrument.clock import about_line
 
-ROUNDS = 24
-MAX_DRIFT = 2e-4
-"""Of a device's crystal against the host's clock, slewed meanwhile or not."""
+ROUNDS = 40
 
 
 class Event(Protocol):
@@ -63,14 +61,14 @@ class DeviceClock:
         self._move(self._events.record(), 0)
         self._repeat, self._bounds = repeat, []
         self._ask()
-        line = fit(self._bounds, MAX_DRIFT)
+        line = fit(self._bounds)
         self.start_ns = line.offset_ns(line.end_ns)
         return self.start_ns + self._at_ns
 
     def end(self) -> None:
         """Ask after a repeat, on an idle device, and keep its line."""
         self._ask()
-        self._lines[self._repeat] = self.start_ns, fit(self._bounds, MAX_DRIFT)
+        self._lines[self._repeat] = self.start_ns, fit(self._bounds)
 
     def at(self, event: Event) -> int:
         """Host time of an event that the device got to, as long as the repeat goes on."""

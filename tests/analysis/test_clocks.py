@@ -43,5 +43,15 @@ def test_the_two_worst_clocks_are_said_together(run):
     assert clocks(with_clocks(run, 0, 0), load(run)).words == "all ranks read one clock"
 
 
+def test_a_wait_that_ends_before_what_it_is_for_tells_on_a_clock(run):
+    tables = load(run)
+    late = tables.events["rank"] == 1
+    tables.events.loc[late, ["start_ns", "end_ns"]] += 50_000  # more than its transfer took
+    found = clocks(with_clocks(run, 1_000, 2_000), tables)
+    assert found.impossible == 16
+    assert "16 waits ended before what they were for" in found.words
+    assert clocks(with_clocks(run, 1_000, 20_000), tables).impossible == 0
+
+
 def test_a_run_that_recorded_no_clocks_says_nothing(run):
     assert clocks(run, load(run)) is None

@@ -133,3 +133,19 @@ def test_whoever_came_last_is_the_one_that_was_waited_for():
     assert found.arrives.tolist() == [True, False, True, True, True, False, False]
     assert len(set(found.exchange[:6])) == 3
     assert found.exchange[6] == -1
+
+
+def test_a_rank_that_posted_first_arrived_with_its_post():
+    found = exchanges.match(
+        events(
+            (0, Phase.POST, 10, 12, "0+1", 1),
+            (1, Phase.POST, 16, 18, "0+1", 1),
+            (0, Phase.ALL_TO_ALL, 13, 30, "0+1", 1),
+            (1, Phase.ALL_TO_ALL, 28, 31, "0+1", 1),
+        )
+    )
+    assert found.arrival_ns.tolist() == [10, 16, 16, 16]
+    assert found.awaited.tolist() == [-1, -1, 1, 1]
+    assert found.arrived_ns.tolist() == [10, 16, 10, 16]
+    assert windows(found) == {(0, 16, 30), (1, 16, 31)}
+    assert (found.total, found.unmatched) == (1, 0)

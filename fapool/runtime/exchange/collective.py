@@ -92,10 +92,11 @@ class Collective:
     def post_all_to_all(self, x: Tensor, *, layer: int = -1) -> Posted:
         """`all_to_all` under way beside what is computed next; takes two ranks at least."""
         own = x.cpu() if self._by_host else x
-        with self._span(Phase.POST, layer=layer):
+        labels = self._labels(Phase.ALL_TO_ALL, _leaving(x), layer)
+        # The rank arrives here, not where it waits.
+        with self._span(**labels | {"phase": Phase.POST, "num_bytes": 0}):
             found = torch.empty_like(own)
             work = dist.all_to_all_single(found, own, group=self._group, async_op=True)
-        labels = self._labels(Phase.ALL_TO_ALL, _leaving(x), layer)
         return Posted(work, found, labels, self._span, x.device)
 
     def _labels(self, phase: Phase, num_bytes: int, layer: int = -1) -> dict:
