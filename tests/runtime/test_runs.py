@@ -236,19 +236,25 @@ def test_messages_of_the_check_are_no_buffers_of_the_workload(crew, profiles, tm
     assert [set(held) for _, held in buffers] == [{bytes_} for bytes_ in expected]
 
 
-@pytest.mark.parametrize("base_attends", [False, True])
-def test_keys_that_move_together_are_within_the_forecast(crew, profiles, tmp_path, base_attends):
+CROSSING = {
+    "sharded": (FAPool(base=2, pool=2, threshold=12), 1),
+    "shared": (FAPool(base=1, pool=3, threshold=12, kv="shared"), 3),
+    "hierarchical": (FAPool(base=1, pool=3, threshold=12, reduction="hierarchical"), 1),
+}
+
+
+@pytest.mark.parametrize(("plan", "copies"), CROSSING.values(), ids=CROSSING)
+def test_keys_that_move_together_are_within_the_forecast(crew, profiles, tmp_path, plan, copies):
     """Three requests outgrow the threshold in the same decode step."""
-    plan = FAPool(base=2, pool=2, threshold=12, base_attends=base_attends)
     work = Workload(batch=3, context=10, output=8)
     run, _ = run_on(crew, make_spec(plan, tmp_path, workload=work, repeats=1))
     forecast, memory = footprint(run.spec), run.table("memory")
-    peak = memory[memory["owner"] == Owner.BUFFERS].groupby("rank")["bytes"].max()
+    buffers = memory[memory["owner"] == Owner.BUFFERS]
+    peak = buffers.groupby("rank")["bytes"].max()
     assert all(peak[rank] <= forecast[rank][Owner.BUFFERS] for rank in range(4))
-    held = memory[(memory["owner"] == Owner.BUFFERS) & (memory["step"] == 0)]
-    moved = peak - held.set_index("rank")["bytes"]
-    if not base_attends:  # all of their keys: 12 tokens of 3 requests, 1 head, 4 layers
-        assert moved[0] == moved[1] == 3 * 12 * 2 * 4 * 8 * 4
+    moved = peak - buffers[buffers["step"] == 0].set_index("rank")["bytes"]
+    token = 2 * 4 * (2 // plan.base) * 8 * 4  # k and v, layers, KV heads of a base, dim, fp32
+    assert set(moved[: plan.base]) == {3 * 12 * token * copies}
 
 
 def test_spans_can_be_switched_off_and_steps_stay(crew, profiles, tmp_path):
