@@ -31,7 +31,7 @@ from fapool.spec import Capture, FAPool, RunSpec, Static, Workload
 from fapool.store import Run, Store
 
 POINTS = ((1, 16384, 0.03), (64, 16384, 0.01))  # batch, context, most that it may cost
-OUTPUT = 256
+OUTPUT = 160
 
 
 def spec_of(plan, batch: int, context: int, live: bool) -> RunSpec:

@@ -46,7 +46,7 @@ def plans(ranks: int) -> list:
     pools = [
         FAPool(base=1, pool=ranks - 1, threshold=THRESHOLD, base_attends=joint, overlap=overlap)
         for joint in (True, False)
-        for overlap in ("always", "never")
+        for overlap in ("auto", "never")
     ]
     return [Static(tp=ranks), *pools]
 
@@ -153,7 +153,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--contexts", nargs="*", type=int, default=CONTEXTS)
     parser.add_argument("--chunks", nargs="*", type=int, default=CHUNKS)
     parser.add_argument("--plans", nargs="*", help='as they are printed, such as "FAPool(1,3)"')
-    parser.add_argument("--overlap", nargs="*", default=["always", "never"])
+    parser.add_argument("--overlap", nargs="*", default=["auto", "never"])
     parser.add_argument("--repeats", type=int, default=6)
     parser.add_argument("--transport", default="auto")
     parser.add_argument("--spans", action="store_true", help="say what is hidden")
