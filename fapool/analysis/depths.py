@@ -21,7 +21,7 @@ from fapool.analysis.sampled import WITHOUT
 from fapool.errors import StoreError
 from fapool.phases import TRACED
 from fapool.store import Run
-from fapool.traces import read_folder
+from fapool.traces import read_folder, shifts
 
 _STEP = ["rank", "step"]
 
@@ -64,24 +64,12 @@ def traced_run(run: Run) -> TracedRun | None:
     tables = traced_tables(run)
     known = tables.steps if tables else load(run).steps
     folder = read_folder(run.path / "trace")
-    found = deep(folder.traces, known, clock_shifts(run))
+    found = deep(folder.traces, known, shifts(run.environment))
     found.notes.extend(folder.notes)
     if tables is None:
         return TracedRun(found=found, live=None, depths=None)
     live = breakdown(tables)
     return TracedRun(found=found, live=live, depths=against(live, found, tables, load(run)))
-
-
-def clock_shifts(run: Run) -> dict[int, int]:
-    """By rank, what to add to its trace's times, ns; empty as far as the run does not say."""
-    ranks = run.environment.get("ranks")
-    found = {}
-    for rank in ranks if isinstance(ranks, list) else []:
-        try:
-            found[int(rank["rank"])] = int(rank["clock"]["profiler"]["offset_ns"])
-        except (KeyError, TypeError, ValueError):  # of another version, or nothing was traced
-            continue
-    return found
 
 
 def traced_tables(run: Run) -> Tables | None:

@@ -16,12 +16,11 @@ from rich.text import Text
 
 from fapool.analysis import summary
 from fapool.analysis.clocks import words_of_traces
-from fapool.analysis.depths import clock_shifts
 from fapool.analysis.traced import HIDDEN, PARTS, Traced, break_down
 from fapool.cli.deep import print_spans
 from fapool.errors import SpecError, StoreError
 from fapool.store import Run
-from fapool.traces import TraceFolder, read_folder
+from fapool.traces import TraceFolder, read_folder, shifts
 
 SMALL_BYTES = 4_000_000
 """Traces that together are smaller are read faster than other processes start."""
@@ -87,10 +86,10 @@ def run_of(folder: Path) -> Run | None:
 def _parted(found: TraceFolder, run: Run | None) -> Traced:
     """The breakdown, on the clock of the run where there is one that has its ranks' clocks."""
     try:
-        shifts, words = (clock_shifts(run), words_of_traces(run)) if run else ({}, None)
+        moved, words = (shifts(run.environment), words_of_traces(run)) if run else ({}, None)
     except StoreError:  # it ended before it wrote them
-        shifts, words = {}, None
-    parted = break_down(found.traces, shifts)
+        moved, words = {}, None
+    parted = break_down(found.traces, moved)
     return replace(parted, clock=words) if words else parted
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from fapool.instrument.alignment import Bound, Line, bound_near, fit
 from fapool.instrument.clock import about_line
 
-ROUNDS = 40
+ROUNDS = 96
 
 
 class Event(Protocol):

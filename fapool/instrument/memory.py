@@ -29,7 +29,7 @@ class MemoryMeter:
     def __init__(self, rank: int, device: torch.device) -> None:
         self.rank, self.device = rank, device
         # Asking a GPU's driver takes as long as a short decode step does.
-        self.pause_ns = 20_000_000 if device.type == "cuda" else 0
+        self.pause_ns = 50_000_000 if device.type == "cuda" else 0
         self._process = psutil.Process()
         self._told: dict[Owner, int] = dict.fromkeys(_TOLD, 0)
         self._latest: dict[Owner, int] = {}

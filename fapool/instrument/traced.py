@@ -14,7 +14,7 @@ import pandas as pd
 from fapool.errors import FapoolError
 from fapool.instrument.threads import ordered, place_on_threads
 from fapool.store import RunFolder
-from fapool.traces import Trace, read
+from fapool.traces import Trace, read, shifts
 
 SPANS_THREAD, LAUNCHES_THREAD, FIRST_STREAM = 100, 200, 1000
 _COLUMNS = ["name", "cat", "pid", "tid", "start_ns", "end_ns", "correlation", "bytes"]
@@ -56,12 +56,8 @@ def traced(folder: RunFolder) -> Traced:
 
 
 def _shifts(folder: RunFolder) -> dict[int, int]:
-    """Rank -> what is added to its trace's times to get those of the tables, where it is known."""
-    if not (folder.path / "environment.json").exists():
-        return {}
-    ranks = folder.read_json("environment.json").get("ranks") or []
-    lines = {rank["rank"]: (rank.get("clock") or {}).get("profiler") for rank in ranks}
-    return {rank: line["offset_ns"] for rank, line in lines.items() if line}
+    known = (folder.path / "environment.json").exists()
+    return shifts(folder.read_json("environment.json")) if known else {}
 
 
 def _of_trace(trace: Trace, shift: int, threads: dict[tuple[int, int], str]):

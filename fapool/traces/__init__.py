@@ -3,5 +3,6 @@
 from fapool.traces.folder import TraceFolder, read_folder
 from fapool.traces.reading import read
 from fapool.traces.schema import SCHEMAS, Trace
+from fapool.traces.shifts import shifts
 
-__all__ = ["SCHEMAS", "Trace", "TraceFolder", "read", "read_folder"]
+__all__ = ["SCHEMAS", "Trace", "TraceFolder", "read", "read_folder", "shifts"]

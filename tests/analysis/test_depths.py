@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from fapool.analysis.breakdown import PARTS
-from fapool.analysis.depths import against, clock_shifts, traced_run
+from fapool.analysis.depths import against, traced_run
 from fapool.phases import SCHEMAS, TRACED
 from fapool.store import Run
 from tests.analysis.made_traces import BASE_NS, Made
@@ -60,12 +60,6 @@ def test_lengths_are_medians_of_steps_measured_in_the_same_way():
     assert lengths["traced_ms"].tolist() == pytest.approx([6e-6, 4e-6])
     assert lengths["measured_ms"].tolist() == pytest.approx([4e-6, 2e-6])
     assert lengths["ratio"].tolist() == pytest.approx([1.5, 2])
-
-
-def test_a_step_s_clock_is_what_its_run_found_out():
-    ranks = [{"rank": 1, "clock": {"profiler": {"offset_ns": -7}}}, {"rank": 0, "clock": {}}]
-    assert clock_shifts(SimpleNamespace(environment={"ranks": ranks})) == {1: -7}
-    assert clock_shifts(SimpleNamespace(environment={})) == {}
 
 
 def test_a_run_that_kept_no_live_spans_of_its_traced_steps_has_its_traces_broken_down(profiles):
