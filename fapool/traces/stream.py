@@ -22,7 +22,7 @@ from fapool.traces import borders
 from fapool.traces.events import EXACT_BELOW_US, UNREADABLE, Event, ExactEvent
 from fapool.traces.text import blocks
 
-BLOCK_BYTES = 2 << 20
+BLOCK_BYTES = 1 << 19
 MAX_HEAD_BYTES = 1 << 26
 """A file without events up to there, or with this much beside them, is no trace."""
 
