@@ -46,6 +46,11 @@ class MemoryMeter:
         assert owner in self._told, f"{owner} is measured on {self.device.type}"
         self._told[owner] = num_bytes
 
+    def forget_peak(self) -> None:
+        """Measure activations anew: what came before was not of the workload."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
     def read(self, repeat: int, step: int, time_ns: int) -> None:
         """Read every owner once, after a step, on an idle device; `time_ns` is Unix time.
 

@@ -137,7 +137,8 @@ class Execution:
                 self._live.stage("warming up")
                 if self._warm_up(plan).stopped:
                     return "stopped"
-            self._seat.forget_peak()  # of the check, whose prompts are others
+            for held in (self._seat, self._meter):  # of the check, whose prompts are others,
+                held.forget_peak()  # and of its reference in fp64
             for repeat in range(self._spec.repeats):
                 self._live.stage("running")
                 if self._repeat(plan, repeat).stopped:

@@ -68,6 +68,14 @@ def test_activations_are_what_a_step_held_for_a_while():
     assert latest[Owner.ALLOCATOR] < latest[Owner.DEVICE] < meter.capacity_bytes
 
 
+def test_what_was_held_before_the_workload_is_no_activation_of_it():
+    meter = MemoryMeter(0, torch.device("cuda", 0))
+    torch.zeros(1 << 24, device="cuda", dtype=torch.uint8)
+    meter.forget_peak()
+    meter.read(0, 0, 0)
+    assert meter.latest()[Owner.ACTIVATIONS] == 0
+
+
 def test_a_window_sees_kernels(tmp_path):
     found = recorder()
     window = ProfilerWindow(RunFolder(tmp_path), 0, 1, found, 0, 1)
