@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fapool.analysis import doubts
-from fapool.analysis.changes import Change, changes, folded
-from fapool.analysis.compare import contrasts
+from fapool.analysis.comparison.changes import Change, changes, folded
+from fapool.analysis.comparison.table import contrasts
 from fapool.analysis.measured import on_gpus
 from fapool.analysis.metrics import definitions
+from fapool.analysis.statistics import doubts
 from fapool.analysis.study import Study
 from fapool.analysis.summary import rounded
 from fapool.figures.printed import between, number, probability

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from fapool.analysis import summary
 from fapool.analysis.breakdown import PARTS
-from fapool.analysis.deep import Deep, deep
-from fapool.analysis.depths import Depths, traced_run
+from fapool.analysis.deep.agreement import Depths, traced_run
+from fapool.analysis.deep.breakdown import Deep, deep
 from fapool.errors import FapoolError
 from fapool.store import Run
 from fapool.traces import TraceFolder

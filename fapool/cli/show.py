@@ -13,10 +13,10 @@ from rich.text import Text
 
 from fapool.analysis import summary
 from fapool.analysis.breakdown import PARTS
-from fapool.analysis.causes import causes
-from fapool.analysis.compare import side_by_side
+from fapool.analysis.comparison.table import side_by_side
 from fapool.analysis.measured import on_gpus
 from fapool.analysis.metrics import DEFINITIONS, UNRATED, definitions
+from fapool.analysis.steps.causes import causes
 from fapool.analysis.study import Study, check_worth, studies, study
 from fapool.cli.changed import print_changes, print_doubts
 from fapool.cli.deep import print_traced

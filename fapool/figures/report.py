@@ -9,10 +9,13 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from fapool.analysis import compare, doubts, kv, measured, memory, metrics, summary, timeline
+from fapool.analysis import kv, measured, memory, metrics, summary
 from fapool.analysis.breakdown import PARTS
-from fapool.analysis.causes import causes
+from fapool.analysis.comparison.table import differences, spreads
 from fapool.analysis.sampled import WITHOUT
+from fapool.analysis.statistics import doubts
+from fapool.analysis.steps import timeline
+from fapool.analysis.steps.causes import causes
 from fapool.analysis.study import Study, studies
 from fapool.errors import StoreError
 from fapool.figures import bars, changed, comparison
@@ -63,10 +66,10 @@ def _write(page: str, path: Path) -> Path:
 
 def _contents(found: list[Study]) -> dict[str, Any]:
     specs = [study.run.spec for study in found]
-    differences = compare.differences(*specs)
+    differing = differences(*specs)
     requests = {study.label: metrics.per_request(study.tables) for study in found}
     device = "GPU" if _all_on_gpus(found) else "rank"
-    sides = comparison.comparison(compare.spreads(found), title="TPOT and TPS", device=device)
+    sides = comparison.comparison(spreads(found), title="TPOT and TPS", device=device)
     return {
         "title": _title([study.label for study in found]),
         "labels": [study.label for study in found],
@@ -75,8 +78,8 @@ def _contents(found: list[Study]) -> dict[str, Any]:
         "no_gpu": not any(measured.on_gpus(study) for study in found),
         "warm": any(spec.warmup for spec in specs),
         "gpus": [spec.plan.world for spec in specs],
-        "differences": differences,
-        "other_work": [field for field in differences if not field.startswith("plan.")],
+        "differences": differing,
+        "other_work": [field for field in differing if not field.startswith("plan.")],
         "runs": [_run(study) for study in found],
         "metrics": _metric_rows(found),
         "changes": [changed.changed(found[0], other) for other in found[1:]],
