@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from fapool.analysis import memory, summary
 from fapool.analysis.comparison.table import differences, side_by_side, spreads
+from fapool.analysis.kinds import usual
 from fapool.analysis.load import Tables
 from fapool.analysis.measured import on_gpus
 from fapool.analysis.metrics import definitions, per_repeat, per_request
@@ -75,7 +76,7 @@ def workload_words(spec: RunSpec) -> str:
 def result(run: Run) -> tuple[str, list[Figure]]:
     """Headline (HTML) and figures of one run that has steps, finished or stopped."""
     read = study(run)
-    kind = "decode" if (read.parted.steps["kind"] == "decode").any() else "prefill"
+    kind = usual(read.parted.steps)
     by_rank = summary.by_rank(read.parted, kind)
     title = f"{read.label}: where a {kind} step goes"
     return _headline(read), [

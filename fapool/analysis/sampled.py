@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fapool.analysis.kinds import decode_on_rank_0
+
 WITHOUT = "none"
 """`steps.method` of a step without spans."""
 
@@ -45,10 +47,8 @@ def recorded(steps: pd.DataFrame) -> NDArray[np.bool_]:
 
 def sampling(steps: pd.DataFrame) -> Sampling | None:
     """How decode steps were sampled; None where all of them had spans, or none."""
-    rows = steps[recorded(steps)]
-    own = [table[(table["rank"] == 0) & (table["kind"] == "decode")] for table in (rows, steps)]
-    sampled, both = own
-    others = both.drop(sampled.index)
+    sampled = decode_on_rank_0(steps[recorded(steps)])
+    others = decode_on_rank_0(steps).drop(sampled.index)
     if sampled.empty or others.empty:
         return None
     return Sampling(

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from fapool.analysis import kv, measured, memory, metrics, summary
 from fapool.analysis.breakdown import PARTS
 from fapool.analysis.comparison.table import differences, spreads
+from fapool.analysis.kinds import usual
 from fapool.analysis.sampled import WITHOUT
 from fapool.analysis.statistics import doubts
 from fapool.analysis.steps import timeline
@@ -111,10 +112,8 @@ def _measured(found: list[Study]) -> list[tuple[str, list[str]]]:
 
 def _run(study: Study) -> dict[str, Any]:
     run, label = study.run, study.label
-    by_rank = summary.by_rank(study.parted)
-    kind = "decode"
-    if by_rank.empty:  # outputs of one token: nothing but prefill
-        kind, by_rank = "prefill", summary.by_rank(study.parted, "prefill")
+    kind = usual(study.parted.steps)
+    by_rank = summary.by_rank(study.parted, kind)
     why, step = causes(study), timeline.typical_step(study.tables)
     figures = [
         bars.breakdown_per_rank(by_rank, title=f"{label}: where a {kind} step goes", kind=kind),

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from fapool.analysis.comparison.pairs import same_work
+from fapool.analysis.kinds import usual
 from fapool.analysis.statistics.sample import LEAST_UNITS, unit_values
 from fapool.analysis.statistics.significance import Contrast, contrast, holm, paired
 from fapool.analysis.statistics.units import blocks_of
@@ -83,8 +84,7 @@ def changes(a: Study, b: Study, kind: str | None = None) -> list[Change]:
 
     `kind` None takes decode steps, or prefill steps where a run has no decode steps.
     """
-    kinds = [set(study.parted.steps["kind"]) for study in (a, b)]
-    kind = kind or ("decode" if all("decode" in found for found in kinds) else "prefill")
+    kind = kind or usual(a.parted.steps, b.parted.steps)
     alike = same_work(a.tables, b.tables)
     found = []
     for role in Role:

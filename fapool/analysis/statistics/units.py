@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from fapool.analysis.kinds import decode_on_rank_0
 from fapool.analysis.load import Tables
 from fapool.analysis.metrics import DEFINITIONS, UNRATED, metrics, per_request
 from fapool.analysis.statistics import sample
@@ -60,8 +61,7 @@ def units(study: Study) -> dict[str, Units]:
 
 def decode_steps(tables: Tables) -> pd.DataFrame:
     """Decode steps of rank 0 in order: the columns of `steps`, and `ms`."""
-    steps = tables.steps
-    own = steps[(steps["rank"] == 0) & (steps["kind"] == "decode")]
+    own = decode_on_rank_0(tables.steps)
     return own.assign(ms=(own["end_ns"] - own["start_ns"]) / 1e6)
 
 

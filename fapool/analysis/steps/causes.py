@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from fapool.analysis.clocks import Clocks, clocks
+from fapool.analysis.kinds import usual
 from fapool.analysis.steps.critical import Critical, critical
 from fapool.analysis.steps.stragglers import sentences, stragglers, waits
 from fapool.analysis.study import Study
@@ -32,7 +33,7 @@ class Causes:
 def causes(found: Study) -> Causes:
     """What made the steps of a run as long as they are."""
     steps, parted = found.tables.steps, found.parted
-    kind = "decode" if (parted.steps["kind"] == "decode").any() else "prefill"
+    kind = usual(parted.steps)
     return Causes(
         kind=kind,
         ranks=steps[["rank", "role"]].drop_duplicates("rank").sort_values("rank"),

@@ -16,6 +16,7 @@ from fapool.analysis import exchanges, intervals
 from fapool.analysis.breakdown import ORDER
 from fapool.analysis.exchanges import Exchanges
 from fapool.analysis.intervals import Times
+from fapool.analysis.kinds import of_kind
 from fapool.analysis.lanes import GAP, Lane, lanes
 from fapool.analysis.load import Tables
 from fapool.analysis.sampled import recorded
@@ -78,8 +79,7 @@ class StepGraph:
 
 def step_graphs(tables: Tables, *, kind: str | None = "decode", most: int) -> Iterator[StepGraph]:
     """The graphs of at most `most` steps of a kind that had spans, evenly taken."""
-    steps = tables.steps[recorded(tables.steps)]
-    steps = steps if kind is None else steps[steps["kind"] == kind]
+    steps = of_kind(tables.steps[recorded(tables.steps)], kind)
     chosen = steps[["repeat", "step"]].drop_duplicates().to_numpy().tolist()
     picked = np.unique(np.linspace(0, len(chosen) - 1, min(most, len(chosen))).round().astype(int))
     yield from _graphs(tables, [tuple(chosen[i]) for i in picked])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fapool.analysis import exchanges, intervals
 from fapool.analysis.breakdown import ORDER, Breakdown
 from fapool.analysis.intervals import Times
+from fapool.analysis.kinds import of_kind
 from fapool.analysis.lanes import Key, Lane, lanes
 from fapool.analysis.load import STEP_KEYS, Tables
 from fapool.phases import Category
@@ -48,8 +49,8 @@ def stragglers(rows: pd.DataFrame, parted: Breakdown, kind: str | None = "decode
 
     The longest first.
     """
-    steps = parted.steps if kind is None else parted.steps[parted.steps["kind"] == kind]
-    rows = rows if kind is None else rows[rows["kind"] == kind]
+    steps = of_kind(parted.steps, kind)
+    rows = of_kind(rows, kind)
     count = steps.groupby("rank").size()
     found = rows.groupby(KEYS, as_index=False)[["ns", "exchanges"]].sum()
     per_step = found["rank"].map(count)
