@@ -16,7 +16,7 @@ def measured(study: Study) -> dict[str, str]:
     spec = study.run.spec
     return {
         "model": _model(spec),
-        "ran on": machine(spec, _ranks(study)),
+        "ran on": machine(spec, study.run.ranks),
         "workload": _workload(spec, study.tables.requests),
         "threshold": _threshold(spec),
         "passes": _passes(spec),
@@ -25,7 +25,7 @@ def measured(study: Study) -> dict[str, str]:
 
 def on_gpus(study: Study) -> bool:
     """Whether its ranks are GPUs, as far as is known: what was not recorded is not denied."""
-    recorded = [str(rank.get("device", "")) for rank in _ranks(study)]
+    recorded = [str(rank.get("device", "")) for rank in study.run.ranks]
     return study.run.spec.device != "cpu" and not (recorded and set(recorded) == {"cpu"})
 
 
@@ -47,11 +47,6 @@ def machine(spec: RunSpec, ranks: list[dict[str, Any]]) -> str:
     cores = sum(cpu.get("cores") or 0 for cpu in cpus)
     shared = f" on {_count(cores, 'core')}: {names}" if cores else ""
     return f"{_count(world, 'CPU rank')}{shared}{spread}"
-
-
-def _ranks(study: Study) -> list[dict[str, Any]]:
-    found = study.run.environment.get("ranks")
-    return [rank for rank in found if isinstance(rank, dict)] if isinstance(found, list) else []
 
 
 def _gpu_name(rank: dict[str, Any]) -> str:
