@@ -1,5 +1,6 @@
 """Live against deep: what is compared, and what profiling did to a step's length."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -11,6 +12,8 @@ from fapool.phases import SCHEMAS, TRACED
 from fapool.store import Run
 from tests.analysis.made_traces import BASE_NS, Made
 from tests.synthetic import write_run
+
+GRAPHS = Path(__file__).parents[2] / "data/h100-graphs-fapool-1-1"
 
 
 def steps(walls: list[int], parts: list[tuple], kind: str = "decode") -> SimpleNamespace:
@@ -83,3 +86,26 @@ def test_tables_of_traced_steps_are_there_only_if_a_profiler_ran(profiles):
     assert not (run.path / "traced_steps.parquet").exists()
     assert {"traced_events", "traced_steps"} <= set(SCHEMAS)
     assert traced_run(run) is None
+
+
+@pytest.fixture(scope="module")
+def graphs():
+    return traced_run(Run(GRAPHS))
+
+
+def test_live_spans_of_graphs_differ_from_their_trace_by_less_than_3_percent_of_a_step(graphs):
+    rows = graphs.depths.rows
+    assert len(rows) == 2 * 4 * len(PARTS)  # ranks, every second one of 8 steps
+    walls = Run(GRAPHS).table("traced_steps").set_index(["rank", "step"])
+    for (rank, step), own in rows.groupby(["rank", "step"]):
+        wall = walls.loc[(rank, step), "end_ns"] - walls.loc[(rank, step), "start_ns"]
+        assert own["live_ns"].sum() == wall
+        assert ((own["live_ns"] - own["reached_ns"]).abs() < 0.03 * wall).all()
+
+
+def test_steps_of_graphs_sum_to_the_time_between_their_borders_at_both_depths(graphs):
+    for depth in (graphs.found.parted, graphs.found.reached):
+        assert (depth.steps[PARTS].sum(axis=1) == depth.steps["wall_ns"]).all()
+        own = depth.steps.groupby("rank")["wall_ns"].agg(["size", "sum"])
+        assert own["size"].tolist() == [9, 9]  # the prefill and 8 steps of decoding
+    assert graphs.found.disagreements.empty

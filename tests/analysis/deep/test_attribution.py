@@ -12,6 +12,8 @@ from fapool.traces import read
 from fapool.traces.graphs import read_graphs
 from tests.analysis.made_traces import Made
 
+GRAPHS = Path(__file__).parents[2] / "data/h100-graphs-fapool-1-1"
+ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 GPU_TRACES = sorted((Path(__file__).parents[2] / "data/h200-fapool-1-1/trace").glob("*.gz"))
 
 
@@ -118,3 +120,33 @@ def test_kernels_of_an_unknown_graph_and_without_a_launch_say_so(tmp_path):
     found = attribute(made.read(tmp_path))
     assert found.kernels["why"].tolist() == [NO_GRAPH, NO_LAUNCH, NO_GRAPH]
     assert (found.kernels["span"] == -1).all()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_every_kernel_of_every_replay_is_of_the_node_that_was_captured_in_its_place(rank):
+    (path,) = (GRAPHS / "trace").glob(f"rank{rank}.*")
+    graphs, notes = read_graphs(path.parent, rank)
+    found = attribute(read(path), graphs)
+    replayed = found.kernels[found.kernels["graph"] >= 0]
+    raw = orjson.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+    launches = [e for e in raw if "GraphLaunch" in e["name"]]
+    ids = {e["args"]["correlation"] for e in launches}
+    assert len(replayed) == sum(
+        e.get("args", {}).get("correlation") in ids and e["cat"] in ON_DEVICE for e in raw
+    )
+    assert replayed["stream"].nunique() == 1  # so that the order of start is that of capture
+    captured = {
+        graph["graph"]: [(run["phase"], *node) for run in graph["runs"] for node in run["nodes"]]
+        for graph in orjson.loads((path.parent / f"graphs.{rank}.json").read_bytes())["graphs"]
+    }
+    replays = replayed.sort_values("start_ns").groupby("correlation")
+    assert len(replays) == len(launches) == 8
+    for _, kernels in replays:
+        nodes = captured[kernels["graph"].iloc[0]]
+        phases = [found.spans["phase"][s] if s >= 0 else "" for s in kernels["span"]]
+        assert phases == [phase for phase, *_ in nodes]
+        for name, (phase, kind, node) in zip(kernels["name"], nodes, strict=True):
+            assert kind != "kernel" or name == node, phase
+    owned = replayed["span"] >= 0
+    assert set(replayed.loc[owned, "why"]) == {""} and set(replayed.loc[~owned, "why"]) == {OUTSIDE}
+    assert found.notes == notes == []
