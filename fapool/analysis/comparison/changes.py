@@ -16,7 +16,7 @@ from fapool.analysis.comparison.pairs import same_work
 from fapool.analysis.kinds import usual
 from fapool.analysis.statistics.sample import LEAST_UNITS, unit_values
 from fapool.analysis.statistics.significance import Contrast, contrast, holm, paired
-from fapool.analysis.statistics.units import blocks_of
+from fapool.analysis.statistics.units import block_words, blocks_of
 from fapool.analysis.study import Study
 from fapool.phases import Category, Role
 
@@ -71,7 +71,7 @@ class _Side:
         if self.repeated:
             return repeats.to_numpy(), "repeat"
         number, length = blocks_of(self.wall.reset_index(), self.wall.to_numpy())
-        return number, f"block of {length} step{'' if length == 1 else 's'}"
+        return number, block_words(length, step="step")
 
     @property
     def repeated(self) -> bool:
@@ -140,7 +140,7 @@ def _by_pairs(a: _Side, b: _Side) -> tuple[Against, str]:
         apart = (second - first).round(12).to_numpy()  # a millionth of a ns: no rounding errors
         return paired(unit_values(apart, np.ones(len(apart)), number))
 
-    return against, f"pairs of blocks of {length} step{'' if length == 1 else 's'}"
+    return against, f"pairs of {block_words(length, 's', 'step')}"
 
 
 def _by_units(a: _Side, b: _Side) -> tuple[Against, str]:

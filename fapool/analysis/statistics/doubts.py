@@ -13,6 +13,7 @@ from fapool.analysis.metrics import per_request
 from fapool.analysis.statistics.sample import LEAST_UNITS, blocks, unit_values, variation
 from fapool.analysis.statistics.units import decode_steps
 from fapool.analysis.study import Study
+from fapool.analysis.wording import count
 
 VARIATION_LIMIT = 0.05
 """Standard deviation over the mean; the paper's limit across runs (section 5.7)."""
@@ -37,7 +38,7 @@ def too_few_units(num: int, unit: str, claim: str = "an interval") -> list[str]:
     """A word if `num` units are fewer than an interval takes."""
     if num >= LEAST_UNITS:
         return []
-    return [f"{_count(num, unit)}: {claim} takes {LEAST_UNITS} at least"]
+    return [f"{count(num, unit)}: {claim} takes {LEAST_UNITS} at least"]
 
 
 def too_few_for_percentile(num: int, percentile: int, of: str) -> list[str]:
@@ -45,7 +46,7 @@ def too_few_for_percentile(num: int, percentile: int, of: str) -> list[str]:
     needed = math.ceil(100 / (100 - percentile) - 1e-9)
     if num >= needed:
         return []
-    return [f"p{percentile} of {_count(num, of)} is little more than the largest: take {needed}"]
+    return [f"p{percentile} of {count(num, of)} is little more than the largest: take {needed}"]
 
 
 def drifting(values: ArrayLike, of: str) -> list[str]:
@@ -92,7 +93,7 @@ def far_out(values: ArrayLike, of: str) -> list[str]:
         return []
     share = (far - median).sum() / x.sum()
     return [
-        f"{len(far)} of {_count(len(x), of)} took {_times(far.min() / median)} the median or more "
+        f"{len(far)} of {count(len(x), of)} took {_times(far.min() / median)} the median or more "
         f"and hold {share:.0%} of the mean: look at the median, too"
     ]
 
@@ -101,17 +102,13 @@ def _times(ratio: float) -> str:
     return f"{ratio:.1f} times"
 
 
-def _count(num: int, noun: str) -> str:
-    return f"{num:,} {noun}{'' if num == 1 else 's'}"
-
-
 def of_run(study: Study) -> list[str]:
     """What is to be known of a run before its numbers are believed; nothing where all is well."""
     found = []
     repeats = study.tables.steps["repeat"].nunique()
     if repeats < LEAST_UNITS:
         found.append(
-            f"{_count(repeats, 'repeat')}: intervals tell what varies inside the run, not what "
+            f"{count(repeats, 'repeat')}: intervals tell what varies inside the run, not what "
             f"another run gives; set repeats to {LEAST_UNITS} or more"
         )
     requests = per_request(study.tables)

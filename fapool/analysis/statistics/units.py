@@ -19,6 +19,7 @@ from fapool.analysis.metrics import DEFINITIONS, UNRATED, metrics, per_request
 from fapool.analysis.statistics import sample
 from fapool.analysis.statistics.sample import Floats, Interval, Ints
 from fapool.analysis.study import Study
+from fapool.analysis.wording import count
 
 WITHOUT = UNRATED | {f"{name}_p{q}" for name in ("ttft", "tpot") for q in (90, 99)}
 """Metrics without an interval: no measurements, or decided by a few extreme requests."""
@@ -121,9 +122,9 @@ def _tpot(study: Study) -> dict[str, tuple[Floats, str]]:
     }
 
 
-def block_words(length: int, plural: str = "") -> str:
+def block_words(length: int, plural: str = "", step: str = "decode step") -> str:
     """`block of 6 decode steps`."""
-    return f"block{plural} of {length} decode step{'' if length == 1 else 's'}"
+    return f"block{plural} of {count(length, step)}"
 
 
 def step_weights(tables: Tables) -> tuple[pd.DataFrame, Floats]:
