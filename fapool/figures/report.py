@@ -21,7 +21,7 @@ from fapool.analysis.study import Study, studies
 from fapool.errors import StoreError
 from fapool.figures import bars, changed, comparison
 from fapool.figures.memory import memory_over_time
-from fapool.figures.printed import number, ratio
+from fapool.figures.printed import number, ratio, summed
 from fapool.figures.render import svg
 from fapool.figures.style import COLOURS, rank_name
 from fapool.figures.timeline import step_timeline
@@ -181,11 +181,11 @@ def _breakdowns(study: Study) -> list[tuple[str, list[dict[str, Any]]]]:
 
 def _breakdown_row(row: dict[str, Any]) -> dict[str, Any]:
     parts = [row[part.replace("_ns", "_ms")] for part in PARTS]
-    shown, wall = summary.rounded(parts, row["wall_ms"])
+    *shown, wall = summed(parts, row["wall_ms"])
     return {
         "rank": f"{row['rank']} ({row['role']})",
-        "parts": [f"{value:.3f}" for value in shown],
-        "wall": f"{wall:.3f}",
+        "parts": shown,
+        "wall": wall,
         "hidden": f"{row['hidden_ms']:.3f}",
         "steps": row["steps"],
     }
