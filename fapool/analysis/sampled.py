@@ -12,9 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fapool.analysis.kinds import decode_on_rank_0
-
-WITHOUT = "none"
-"""`steps.method` of a step without spans."""
+from fapool.phases import NO_SPANS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +36,7 @@ class Sampling:
 
 def recorded(steps: pd.DataFrame) -> NDArray[np.bool_]:
     """Rows of steps that had spans on every rank, bool [steps]; all rows where no step had any."""
-    without = steps["method"] == WITHOUT
+    without = steps["method"] == NO_SPANS
     if without.all():
         return np.ones(len(steps), bool)
     missing = without.groupby([steps["repeat"], steps["step"]]).transform("any")

@@ -13,7 +13,6 @@ from fapool.analysis import kv, measured, memory, metrics, summary
 from fapool.analysis.breakdown import PARTS
 from fapool.analysis.comparison.table import differences, spreads
 from fapool.analysis.kinds import usual
-from fapool.analysis.sampled import WITHOUT
 from fapool.analysis.statistics import doubts
 from fapool.analysis.steps import timeline
 from fapool.analysis.steps.causes import causes
@@ -26,7 +25,7 @@ from fapool.figures.render import svg
 from fapool.figures.style import COLOURS, rank_name
 from fapool.figures.timeline import step_timeline
 from fapool.figures.waits import waited, without_rows
-from fapool.phases import Category
+from fapool.phases import NO_SPANS, Category
 from fapool.store import Run
 
 TEMPLATE = "report.html.j2"
@@ -164,9 +163,9 @@ def _keys(study: Study) -> list[dict[str, str]]:
 
 
 def _methods(study: Study) -> list[str]:
-    """How spans were timed; `WITHOUT` alone where there are none."""
+    """How spans were timed; `NO_SPANS` alone where there are none."""
     found = sorted(study.tables.steps["method"].unique())
-    return [method for method in found if method != WITHOUT] or found
+    return [method for method in found if method != NO_SPANS] or found
 
 
 def _breakdowns(study: Study) -> list[tuple[str, list[dict[str, Any]]]]:

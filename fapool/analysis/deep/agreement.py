@@ -17,9 +17,8 @@ import pandas as pd
 from fapool.analysis.breakdown import PARTS, Breakdown, breakdown
 from fapool.analysis.deep.breakdown import Deep, deep
 from fapool.analysis.load import Tables, load
-from fapool.analysis.sampled import WITHOUT
 from fapool.errors import StoreError
-from fapool.phases import TRACED
+from fapool.phases import NO_SPANS, TRACED
 from fapool.store import Run
 from fapool.traces import read_folder, shifts
 
@@ -115,6 +114,6 @@ def _lengths(traced: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
 
 
 def _medians(steps: pd.DataFrame) -> pd.Series:
-    method = steps["method"].where(steps["method"] != WITHOUT, "no spans")
+    method = steps["method"].where(steps["method"] != NO_SPANS, "no spans")
     walls = (steps["end_ns"] - steps["start_ns"]).div(1e6)
     return walls.groupby([steps["rank"], method]).median()
