@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from fapool.analysis import intervals
-from fapool.analysis.device_steps import host_steps
-from fapool.analysis.kernels import COMMUNICATION, COMPUTE, COPY, column, sort_out
-from fapool.analysis.traced import HIDDEN, break_down
+from fapool.analysis.activities.breakdown import HIDDEN, break_down
+from fapool.analysis.activities.kernels import COMMUNICATION, COMPUTE, COPY, column, sort_out
+from fapool.analysis.activities.steps import host_steps
 from fapool.traces import Trace, read_folder
 
 THEIR_USE = {"COMMUNICATION": COMMUNICATION, "COMPUTATION": COMPUTE, "MEMORY": COPY}

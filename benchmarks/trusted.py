@@ -20,7 +20,7 @@ from pathlib import Path
 from targets import record
 
 from fapool.analysis.breakdown import PARTS, Breakdown, breakdown
-from fapool.analysis.depths import traced_run
+from fapool.analysis.deep.agreement import traced_run
 from fapool.analysis.load import load
 from fapool.analysis.measured import machine
 from fapool.store import Run

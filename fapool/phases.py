@@ -170,6 +170,9 @@ ENERGY = _table(
 )
 """What one rank's device took in one repeat; no row where nothing tells."""
 
+NO_SPANS = "none"
+"""`steps.method` of a step without spans."""
+
 TRACED = -2
 """`repeat` of the steps that torch.profiler traced, in tables of their own."""
 

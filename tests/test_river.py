@@ -115,6 +115,15 @@ def objection(importer: str, imported: str) -> str | None:
     return None
 
 
+def inside(module: str, folders: list[str]) -> str | None:
+    """The folder of the analysis that a module is of, "" for none; None outside of it."""
+    place, _, name = module.removeprefix("fapool.").partition(".")
+    if place != "analysis":
+        return None
+    folder = name.partition(".")[0]
+    return folder if folder in folders else ""
+
+
 def functions(tree: ast.AST) -> Iterator[tuple[str, int]]:
     """Name and number of lines of every function."""
     for node in ast.walk(tree):
@@ -166,6 +175,17 @@ def test_no_module_imports_itself_around_a_corner():
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail("imports go round: " + " <- ".join(error.args[1]), pytrace=False)
+
+
+def test_the_folders_of_the_analysis_stand_on_its_own_files_and_on_each_other_one_way():
+    folders = [path.parent.name for path in (ROOT / "fapool/analysis").glob("*/__init__.py")]
+    stands_on = {folder: set() for folder in ["", *folders]}
+    for module in SOURCES:
+        if module.startswith("fapool.analysis."):
+            own, others = inside(module, folders), (inside(m, folders) for m in IMPORTS[module])
+            stands_on[own] |= {other for other in others if other is not None} - {own}
+    assert not stands_on.pop(""), "what everything stands on imports one of the folders"
+    TopologicalSorter(stands_on).prepare()
 
 
 def test_imports_are_absolute():

@@ -131,6 +131,21 @@ def test_a_write_that_breaks_off_leaves_the_old_file(folder, monkeypatch):
     assert Run(folder.path).environment == {"old": True}
 
 
+def test_the_environment_is_empty_until_the_ranks_have_recorded_it(folder):
+    assert folder.environment == {}
+    folder.write_json("environment.json", {"ranks": [{"rank": 0}]})
+    assert folder.environment == {"ranks": [{"rank": 0}]} == Run(folder.path).environment
+
+
+@pytest.mark.parametrize(
+    ("recorded", "ranks"),
+    [({}, []), ({"ranks": 2}, []), ({"ranks": ["?", {"rank": 1}]}, [{"rank": 1}])],
+)
+def test_what_ranks_recorded_of_themselves_is_read_as_far_as_it_is_usable(folder, recorded, ranks):
+    folder.write_json("environment.json", recorded)
+    assert Run(folder.path).ranks == ranks
+
+
 def test_parts_are_joined_in_order_of_rank(folder):
     for rank in (10, 2, 0):
         folder.write_part("steps", rank, step_rows(rank))

@@ -8,10 +8,13 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fapool.analysis import compare, memory, summary, timeline
+from fapool.analysis import memory, summary
+from fapool.analysis.comparison.table import differences, side_by_side, spreads
+from fapool.analysis.kinds import usual
 from fapool.analysis.load import Tables
 from fapool.analysis.measured import on_gpus
 from fapool.analysis.metrics import definitions, per_repeat, per_request
+from fapool.analysis.steps import timeline
 from fapool.analysis.study import Study, studies, study
 from fapool.errors import FapoolError
 from fapool.figures import bars
@@ -73,7 +76,7 @@ def workload_words(spec: RunSpec) -> str:
 def result(run: Run) -> tuple[str, list[Figure]]:
     """Headline (HTML) and figures of one run that has steps, finished or stopped."""
     read = study(run)
-    kind = "decode" if (read.parted.steps["kind"] == "decode").any() else "prefill"
+    kind = usual(read.parted.steps)
     by_rank = summary.by_rank(read.parted, kind)
     title = f"{read.label}: where a {kind} step goes"
     return _headline(read), [
@@ -90,11 +93,11 @@ def comparison(runs: list[Run]) -> tuple[str, Figure]:
         StoreError: a run did not finish or was not correct.
     """
     found = studies(*runs)
-    differs = compare.differences(*(run.spec for run in runs))
+    differs = differences(*(run.spec for run in runs))
     gpus = all(on_gpus(read) for read in found)
     device = "GPU" if gpus else "rank"
-    figure = comparison_figure(compare.spreads(found), title="Runs compared", device=device)
-    table = _table(compare.side_by_side(found), definitions(on_gpus=gpus))
+    figure = comparison_figure(spreads(found), title="Runs compared", device=device)
+    table = _table(side_by_side(found), definitions(on_gpus=gpus))
     return _differences(differs) + table, figure
 
 

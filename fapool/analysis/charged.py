@@ -18,6 +18,7 @@ import pandas as pd
 
 from fapool.analysis import intervals
 from fapool.analysis.intervals import Times
+from fapool.analysis.kinds import decode_on_rank_0
 from fapool.analysis.load import Tables
 from fapool.phases import Role
 from fapool.spec import FAPool
@@ -61,8 +62,7 @@ def charge(tables: Tables) -> Charge:
     elapsed = charged = decoded = decode_charged = 0
     for _, steps in tables.steps.groupby("repeat"):
         start, end = int(steps["start_ns"].min()), int(steps["end_ns"].max())
-        own = steps[(steps["rank"] == 0) & (steps["kind"] == "decode")]
-        decode = intervals.union(_times(own))
+        decode = intervals.union(_times(decode_on_rank_0(steps)))
         elapsed += end - start
         charged += base * (end - start)
         decoded += intervals.total(decode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,7 @@ class Clocks:
     @property
     def words(self) -> str:
         """`clocks of two ranks agree within 4.1 µs; 3 of 80 splits lie within that`."""
-        worst = sum(sorted(self.uncertainty_ns.values())[-2:])
+        worst = _of_two(self.uncertainty_ns.values())
         said = "all ranks read one clock"
         if worst:
             said = (
@@ -65,14 +66,17 @@ def words_of_traces(run: Run) -> str | None:
             unsure.append(sum(int(part["uncertainty_ns"]) for part in parts))
     if not unsure:
         return None
-    worst = sum(sorted(unsure)[-2:]) / 1e3
+    worst = _of_two(unsure) / 1e3
     return f"on rank 0's clock, on which the hosts of two ranks agree within {worst:,.1f} µs"
 
 
+def _of_two(unsure_ns: Iterable[int]) -> int:
+    """How far two ranks' clocks may be apart at worst."""
+    return sum(sorted(unsure_ns)[-2:])
+
+
 def _ranks(run: Run) -> dict[int, dict[str, Any]]:
-    found = run.environment.get("ranks")
-    entries = found if isinstance(found, list) else []
-    with_clock = [e for e in entries if isinstance(e, dict) and isinstance(e.get("clock"), dict)]
+    with_clock = [entry for entry in run.ranks if isinstance(entry.get("clock"), dict)]
     return {int(entry["rank"]): entry["clock"] for entry in with_clock}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from fapool.analysis.study import Study
+from fapool.analysis.wording import count
 from fapool.spec import RangeWorkload, RunSpec, Workload
 
 
@@ -16,7 +17,7 @@ def measured(study: Study) -> dict[str, str]:
     spec = study.run.spec
     return {
         "model": _model(spec),
-        "ran on": machine(spec, _ranks(study)),
+        "ran on": machine(spec, study.run.ranks),
         "workload": _workload(spec, study.tables.requests),
         "threshold": _threshold(spec),
         "passes": _passes(spec),
@@ -25,7 +26,7 @@ def measured(study: Study) -> dict[str, str]:
 
 def on_gpus(study: Study) -> bool:
     """Whether its ranks are GPUs, as far as is known: what was not recorded is not denied."""
-    recorded = [str(rank.get("device", "")) for rank in _ranks(study)]
+    recorded = [str(rank.get("device", "")) for rank in study.run.ranks]
     return study.run.spec.device != "cpu" and not (recorded and set(recorded) == {"cpu"})
 
 
@@ -38,20 +39,15 @@ def machine(spec: RunSpec, ranks: list[dict[str, Any]]) -> str:
     spread = f" on {hosts} hosts" if hosts > 1 else ""
     if gpus:
         names = ", ".join(sorted({_gpu_name(rank) for rank in gpus.values()}))
-        found = f"{_count(len(gpus), 'GPU')}: {names}{spread}"
-        return found if len(gpus) == world else f"{_count(world, 'rank')} on {found}"
+        found = f"{count(len(gpus), 'GPU')}: {names}{spread}"
+        return found if len(gpus) == world else f"{count(world, 'rank')} on {found}"
     if not ranks and spec.device != "cpu":
-        return f"{_count(world, 'rank')}, device not recorded"
+        return f"{count(world, 'rank')}, device not recorded"
     cpus = [rank["cpu"] for rank in devices.values() if isinstance(rank.get("cpu"), dict)]
     names = ", ".join(sorted({str(cpu.get("name")) for cpu in cpus}))
     cores = sum(cpu.get("cores") or 0 for cpu in cpus)
-    shared = f" on {_count(cores, 'core')}: {names}" if cores else ""
-    return f"{_count(world, 'CPU rank')}{shared}{spread}"
-
-
-def _ranks(study: Study) -> list[dict[str, Any]]:
-    found = study.run.environment.get("ranks")
-    return [rank for rank in found if isinstance(rank, dict)] if isinstance(found, list) else []
+    shared = f" on {count(cores, 'core')}: {names}" if cores else ""
+    return f"{count(world, 'CPU rank')}{shared}{spread}"
 
 
 def _gpu_name(rank: dict[str, Any]) -> str:
@@ -68,7 +64,7 @@ def _model(spec: RunSpec) -> str:
     if model.kv_heads != model.heads:
         heads += f" ({model.kv_heads} of keys)"
     return (
-        f"{model.name}: {_count(model.layers, 'layer')}, hidden {model.hidden:,}, {heads} of "
+        f"{model.name}: {count(model.layers, 'layer')}, hidden {model.hidden:,}, {heads} of "
         f"{model.head_dim}, FFN {model.ffn:,}; {model.dtype}, random weights"
     )
 
@@ -76,13 +72,13 @@ def _model(spec: RunSpec) -> str:
 def _workload(spec: RunSpec, requests: pd.DataFrame) -> str:
     work = spec.workload
     if isinstance(work, Workload):
-        return f"{_count(work.batch, 'equal request')} of {work.context:,} + {work.output:,} tokens"
+        return f"{count(work.batch, 'equal request')} of {work.context:,} + {work.output:,} tokens"
     once = requests[requests["repeat"] == requests["repeat"].min()]
     scale = f" × {_fraction(work.length_scale)}" if work.length_scale != 1 else ""
     drawn = isinstance(work, RangeWorkload)
     source = f"{work.shortest:,} to {work.longest:,} tokens" if drawn else work.path.name
     return (
-        f"{_count(work.sample, 'request')} of {source}{scale}, {work.batch} at once; "
+        f"{count(work.sample, 'request')} of {source}{scale}, {work.batch} at once; "
         f"prompts of {_spread(once['context'])} tokens, outputs of {_spread(once['output'])} "
         "(least / median / most)"
     )
@@ -97,8 +93,8 @@ def _threshold(spec: RunSpec) -> str:
 
 
 def _passes(spec: RunSpec) -> str:
-    warm = "no warm-up" if not spec.warmup else f"after {_count(spec.warmup, 'warm-up pass', 'es')}"
-    return f"{_count(spec.repeats, 'measured pass', 'es')}, {warm}"
+    warm = "no warm-up" if not spec.warmup else f"after {count(spec.warmup, 'warm-up pass', 'es')}"
+    return f"{count(spec.repeats, 'measured pass', 'es')}, {warm}"
 
 
 def _spread(lengths: pd.Series) -> str:
@@ -110,7 +106,3 @@ def _spread(lengths: pd.Series) -> str:
 def _fraction(scale: float) -> str:
     near = Fraction(scale).limit_denominator(4096)
     return str(near) if abs(float(near) - scale) < 1e-9 else f"{scale:g}"
-
-
-def _count(number: int, noun: str, plural: str = "s") -> str:
-    return f"{number:,} {noun}{'' if number == 1 else plural}"

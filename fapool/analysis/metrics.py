@@ -11,6 +11,7 @@ import pandas as pd
 from fapool.analysis.breakdown import Breakdown
 from fapool.analysis.charged import charge
 from fapool.analysis.energy import joules
+from fapool.analysis.kinds import decode_on_rank_0
 from fapool.analysis.load import Tables
 from fapool.phases import Category, Role
 
@@ -126,8 +127,7 @@ def metrics(tables: Tables, parted: Breakdown) -> dict[str, float | None]:
     requests, repeats, steps = per_request(tables), per_repeat(tables), parted.steps
     for name in ("ttft", "tpot"):
         found |= _spread(name, requests[f"{name}_ms"].dropna().to_numpy())
-    every = tables.steps
-    decode = every[(every["kind"] == "decode") & (every["rank"] == 0)]
+    decode = decode_on_rank_0(tables.steps)
     decode_ns = decode["end_ns"] - decode["start_ns"]
     elapsed = repeats["elapsed_s"].sum()
     tokens = repeats["input_tokens"].sum() + repeats["output_tokens"].sum()

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-WITHOUT = "none"
-"""`steps.method` of a step without spans."""
+from fapool.analysis.kinds import decode_on_rank_0
+from fapool.phases import NO_SPANS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Sampling:
 
 def recorded(steps: pd.DataFrame) -> NDArray[np.bool_]:
     """Rows of steps that had spans on every rank, bool [steps]; all rows where no step had any."""
-    without = steps["method"] == WITHOUT
+    without = steps["method"] == NO_SPANS
     if without.all():
         return np.ones(len(steps), bool)
     missing = without.groupby([steps["repeat"], steps["step"]]).transform("any")
@@ -45,10 +45,8 @@ def recorded(steps: pd.DataFrame) -> NDArray[np.bool_]:
 
 def sampling(steps: pd.DataFrame) -> Sampling | None:
     """How decode steps were sampled; None where all of them had spans, or none."""
-    rows = steps[recorded(steps)]
-    own = [table[(table["rank"] == 0) & (table["kind"] == "decode")] for table in (rows, steps)]
-    sampled, both = own
-    others = both.drop(sampled.index)
+    sampled = decode_on_rank_0(steps[recorded(steps)])
+    others = decode_on_rank_0(steps).drop(sampled.index)
     if sampled.empty or others.empty:
         return None
     return Sampling(

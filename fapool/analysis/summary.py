@@ -12,13 +12,14 @@ import numpy as np
 import pandas as pd
 
 from fapool.analysis.breakdown import PARTS, Breakdown
+from fapool.analysis.kinds import of_kind
 
 COLUMNS = ["wall_ms", *(part.replace("_ns", "_ms") for part in PARTS), "hidden_ms"]
 
 
 def by_rank(parted: Breakdown, kind: str | None = "decode") -> pd.DataFrame:
     """One row per rank: rank, role, steps, and the mean per step of wall, parts and hidden, ms."""
-    steps = _of_kind(parted.steps, kind)
+    steps = of_kind(parted.steps, kind)
     ranks = steps.groupby(["rank", "role"])
     sums = ranks[["wall_ns", *PARTS, "hidden_ns"]].sum()
     counts = ranks.size()
@@ -52,12 +53,8 @@ def rounded(parts: Sequence[float], whole: float, decimals: int = 3) -> tuple[li
     return [int(value) / unit for value in floors], round(whole * unit) / unit
 
 
-def _of_kind(rows: pd.DataFrame, kind: str | None) -> pd.DataFrame:
-    return rows if kind is None else rows[rows["kind"] == kind]
-
-
 def _shares(parted: Breakdown, kind: str | None, keys: list[str]) -> pd.DataFrame:
-    steps = _of_kind(parted.steps, kind)
+    steps = of_kind(parted.steps, kind)
     chosen = steps[["repeat", "rank", "step"]]
     sums = parted.shares.merge(chosen).groupby(["rank", *keys], as_index=False)["ns"].sum()
     counts = steps.groupby("rank").size()

@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fapool.analysis import summary
+from fapool.analysis.activities.breakdown import HIDDEN, PARTS, Traced, break_down
 from fapool.analysis.clocks import words_of_traces
-from fapool.analysis.traced import HIDDEN, PARTS, Traced, break_down
 from fapool.cli.deep import print_spans
 from fapool.errors import SpecError, StoreError
 from fapool.store import Run

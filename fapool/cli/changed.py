@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fapool.analysis import doubts
-from fapool.analysis.changes import Change, changes, folded
-from fapool.analysis.compare import contrasts
+from fapool.analysis.comparison.changes import Change, changes, folded
+from fapool.analysis.comparison.table import contrasts
 from fapool.analysis.measured import on_gpus
 from fapool.analysis.metrics import definitions
+from fapool.analysis.statistics import doubts
 from fapool.analysis.study import Study
 from fapool.analysis.summary import rounded
+from fapool.cli.tables import titled
 from fapool.figures.printed import between, number, probability
 
 HEADS = ("A", "B", "change", "95 %", "p")
@@ -48,7 +48,7 @@ def print_doubts(found: Sequence[Study], console: Console) -> None:
 
 def _metrics(found: pd.DataFrame, a: Study, b: Study) -> Table:
     units = " or ".join(dict.fromkeys(found["units"]))
-    table = _table(f"B = {b.label} against A = {a.label}; 95 % intervals over {units}; {P_ALONE}")
+    table = titled(f"B = {b.label} against A = {a.label}; 95 % intervals over {units}; {P_ALONE}")
     for name in ("metric", "unit"):
         table.add_column(name, no_wrap=True)
     for name in HEADS:
@@ -68,7 +68,7 @@ def _metrics(found: pd.DataFrame, a: Study, b: Study) -> Table:
 
 
 def _parts(change: Change, a: Study, b: Study) -> Table:
-    table = _table(
+    table = titled(
         f"ms per {change.kind} step of a {change.role} rank: B = {b.label} against A = {a.label}; "
         f"95 % intervals over {change.units}; p by Holm"
     )
@@ -93,9 +93,3 @@ def _parts(change: Change, a: Study, b: Study) -> Table:
     wholes = [f"{whole:.3f}" for _, whole in columns.values()]
     table.add_row("= step", "", *wholes, interval, probability(step["p"]))
     return table
-
-
-def _table(title: str) -> Table:
-    return Table(
-        title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title_justify="left"
-    )

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fapool.analysis import summary
 from fapool.analysis.breakdown import PARTS
-from fapool.analysis.deep import Deep, deep
-from fapool.analysis.depths import Depths, traced_run
+from fapool.analysis.deep.agreement import Depths, traced_run
+from fapool.analysis.deep.breakdown import Deep, deep
+from fapool.cli.tables import add_parts, titled
 from fapool.errors import FapoolError
+from fapool.figures.printed import summed
 from fapool.store import Run
 from fapool.traces import TraceFolder
 
@@ -28,8 +28,6 @@ MOST = 5
 """Lines of a list that may be long."""
 
 NAME_WIDTH = 60
-SHORT = {"communication": "communi-\ncation", "synchronization": "synchro-\nnization"}
-SHORT |= {"management": "manage-\nment"}
 
 
 def print_traced(run: Run, console: Console) -> None:
@@ -122,16 +120,12 @@ def _side_by_side(depths: Depths, levels: dict[str, str]) -> Table:
 
 
 def _table(title: str, heads: list[str], rows: Iterable[tuple]) -> Table:
-    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
+    table = titled(title, collapse_padding=False)
     for head in heads:
         table.add_column(head, no_wrap=True)
-    for part in PARTS:
-        name = part.removesuffix("_ns")
-        table.add_column(SHORT.get(name, name), justify="right")
-    table.add_column("= wall", justify="right")
+    add_parts(table, PARTS)
     for names, values, wall in rows:
-        shown, whole = summary.rounded(list(values), wall)
-        table.add_row(*names, *(f"{value:.3f}" for value in (*shown, whole)))
+        table.add_row(*names, *summed(list(values), wall))
     return table
 
 

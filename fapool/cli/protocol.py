@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fapool import spec as specs
-from fapool.analysis.statistics import Interval
-from fapool.analysis.verdict import Side, Verdict, verdicts
+from fapool.analysis.comparison.verdict import Side, Verdict, verdicts
+from fapool.analysis.statistics.sample import Interval
 from fapool.errors import SpecError
 from fapool.figures.printed import between, number, probability
 from fapool.protocol import PAPER

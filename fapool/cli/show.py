@@ -6,22 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from fapool.analysis import summary
 from fapool.analysis.breakdown import PARTS
-from fapool.analysis.causes import causes
-from fapool.analysis.compare import side_by_side
+from fapool.analysis.comparison.table import side_by_side
 from fapool.analysis.measured import on_gpus
 from fapool.analysis.metrics import DEFINITIONS, UNRATED, definitions
+from fapool.analysis.steps.causes import causes
 from fapool.analysis.study import Study, check_worth, studies, study
 from fapool.cli.changed import print_changes, print_doubts
 from fapool.cli.deep import print_traced
+from fapool.cli.tables import add_parts, titled
 from fapool.errors import FapoolError, StoreError
-from fapool.figures.printed import number, ratio
+from fapool.figures.printed import number, ratio, summed
 from fapool.figures.report import write_report
 from fapool.phases import Role
 from fapool.store import PARTIAL, Run, Store
@@ -55,13 +55,6 @@ OTHERS_WIDTH = 36
 
 OWN_BORDERS = "step borders are each rank's own: a pool step includes its wait for the base"
 
-NARROW = {
-    "communication": "communi-\ncation",
-    "synchronization": "synchro-\nnization",
-    "management": "manage-\nment",
-}
-"""Heads that let a breakdown fit 80 columns."""
-
 
 def runs(store: Store, console: Console | None = None) -> None:
     """List every run with its plan, state and check."""
@@ -72,7 +65,7 @@ def runs(store: Store, console: Console | None = None) -> None:
         return
     names = [run.name.removesuffix(PARTIAL) for run in found]  # by which they open, too
     room = console.width - OTHERS_WIDTH
-    table = _table(str(store.root))
+    table = titled(str(store.root))
     # a name that is cut cannot be copied; where there is room, it is not broken either
     table.add_column("run", overflow="fold", no_wrap=max(map(len, names)) <= room)
     for name in ("plan", "state", "check"):
@@ -172,24 +165,20 @@ def _parts(found: Sequence[Study], width: int) -> list[list[Study]]:
 
 
 def _breakdown(by_rank: pd.DataFrame, kind: str) -> Table:
-    table = _table(f"ms per {kind} step, mean of {by_rank['steps'].max()} steps")
+    table = titled(f"ms per {kind} step, mean of {by_rank['steps'].max()} steps")
     table.add_column("rank", no_wrap=True)
-    for part in PARTS:
-        name = part.removesuffix("_ns")
-        table.add_column(NARROW.get(name, name), justify="right")
-    for name in ("= wall", "hidden"):
-        table.add_column(name, justify="right")
+    add_parts(table, PARTS)
+    table.add_column("hidden", justify="right")
     for row in by_rank.to_dict("records"):
         parts = [row[part.replace("_ns", "_ms")] for part in PARTS]
-        shown, wall = summary.rounded(parts, row["wall_ms"])
-        cells = [f"{value:.3f}" for value in (*shown, wall, row["hidden_ms"])]
-        table.add_row(f"{row['rank']} ({row['role']})", *cells)
+        cells = summed(parts, row["wall_ms"])
+        table.add_row(f"{row['rank']} ({row['role']})", *cells, f"{row['hidden_ms']:.3f}")
     return table
 
 
 def _metrics(found: Sequence[Study], only: Sequence[str]) -> Table:
     """Values, each but the first run's with its ratio to the first; definitions beside one run."""
-    table = _table("metrics; × is the ratio to the first run" if len(found) > 1 else "metrics")
+    table = titled("metrics; × is the ratio to the first run" if len(found) > 1 else "metrics")
     table.add_column("metric", no_wrap=True)
     table.add_column("unit", no_wrap=True)
     for column in found:
@@ -207,12 +196,6 @@ def _metrics(found: Sequence[Study], only: Sequence[str]) -> Table:
         rated = [f"{number(value)} {ratio(value, measure)}".rstrip() for value in others]
         table.add_row(name, unit, number(first), *rated, *([] if others else [definition]))
     return table
-
-
-def _table(title: str) -> Table:
-    return Table(
-        title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title_justify="left"
-    )
 
 
 def _plan(run: Run) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fapool.analysis.changes import Change, changes, folded
-from fapool.analysis.compare import contrasts
+from fapool.analysis.comparison.changes import Change, changes, folded
+from fapool.analysis.comparison.table import contrasts
 from fapool.analysis.study import Study
 from fapool.analysis.summary import rounded
 from fapool.figures.changes import step_changes

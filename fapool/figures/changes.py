@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from fapool.analysis.changes import Change, folded
+from fapool.analysis.comparison.changes import Change, folded
 from fapool.figures.style import COLOURS, blank, head, legend_below
 from fapool.phases import Category, Phase
 

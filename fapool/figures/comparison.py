@@ -50,7 +50,7 @@ def tpot_distribution(requests: Mapping[str, pd.DataFrame], *, title: str) -> Fi
 
 
 def comparison(spreads: pd.DataFrame, *, title: str, device: str = "GPU") -> Figure:
-    """Bars per run for TPOT, TPS and TPS per charged GPU, from `analysis.compare.spreads`.
+    """Bars per run for TPOT, TPS and TPS per charged GPU, from `analysis.comparison.table.spreads`.
 
     A line is a 95 % interval; none where there are too few repeats for one. `device` is what a GPU
     is called where the ranks are none. A value stands past the end of its bar and line, so that

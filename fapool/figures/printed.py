@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+from fapool.analysis.summary import rounded
 
 
 def number(value: float | None) -> str:
@@ -17,6 +20,12 @@ def number(value: float | None) -> str:
 def ratio(value: float | None, first: float | None) -> str:
     """What a metric is of the first run's, in print; empty where there is none."""
     return "" if value is None or not first else f"×{value / first:.3f}"
+
+
+def summed(parts: Sequence[float], whole: float) -> list[str]:
+    """Parts in print, and the whole behind them that they sum to as printed."""
+    shown, wall = rounded(parts, whole)
+    return [f"{value:.3f}" for value in (*shown, wall)]
 
 
 def between(low: float, high: float, form: str = "") -> str:

@@ -9,20 +9,23 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from fapool.analysis import compare, doubts, kv, measured, memory, metrics, summary, timeline
+from fapool.analysis import kv, measured, memory, metrics, summary
 from fapool.analysis.breakdown import PARTS
-from fapool.analysis.causes import causes
-from fapool.analysis.sampled import WITHOUT
+from fapool.analysis.comparison.table import differences, spreads
+from fapool.analysis.kinds import usual
+from fapool.analysis.statistics import doubts
+from fapool.analysis.steps import timeline
+from fapool.analysis.steps.causes import causes
 from fapool.analysis.study import Study, studies
 from fapool.errors import StoreError
 from fapool.figures import bars, changed, comparison
 from fapool.figures.memory import memory_over_time
-from fapool.figures.printed import number, ratio
+from fapool.figures.printed import number, ratio, summed
 from fapool.figures.render import svg
 from fapool.figures.style import COLOURS, rank_name
 from fapool.figures.timeline import step_timeline
 from fapool.figures.waits import waited, without_rows
-from fapool.phases import Category
+from fapool.phases import NO_SPANS, Category
 from fapool.store import Run
 
 TEMPLATE = "report.html.j2"
@@ -63,10 +66,10 @@ def _write(page: str, path: Path) -> Path:
 
 def _contents(found: list[Study]) -> dict[str, Any]:
     specs = [study.run.spec for study in found]
-    differences = compare.differences(*specs)
+    differing = differences(*specs)
     requests = {study.label: metrics.per_request(study.tables) for study in found}
     device = "GPU" if _all_on_gpus(found) else "rank"
-    sides = comparison.comparison(compare.spreads(found), title="TPOT and TPS", device=device)
+    sides = comparison.comparison(spreads(found), title="TPOT and TPS", device=device)
     return {
         "title": _title([study.label for study in found]),
         "labels": [study.label for study in found],
@@ -75,8 +78,8 @@ def _contents(found: list[Study]) -> dict[str, Any]:
         "no_gpu": not any(measured.on_gpus(study) for study in found),
         "warm": any(spec.warmup for spec in specs),
         "gpus": [spec.plan.world for spec in specs],
-        "differences": differences,
-        "other_work": [field for field in differences if not field.startswith("plan.")],
+        "differences": differing,
+        "other_work": [field for field in differing if not field.startswith("plan.")],
         "runs": [_run(study) for study in found],
         "metrics": _metric_rows(found),
         "changes": [changed.changed(found[0], other) for other in found[1:]],
@@ -108,10 +111,8 @@ def _measured(found: list[Study]) -> list[tuple[str, list[str]]]:
 
 def _run(study: Study) -> dict[str, Any]:
     run, label = study.run, study.label
-    by_rank = summary.by_rank(study.parted)
-    kind = "decode"
-    if by_rank.empty:  # outputs of one token: nothing but prefill
-        kind, by_rank = "prefill", summary.by_rank(study.parted, "prefill")
+    kind = usual(study.parted.steps)
+    by_rank = summary.by_rank(study.parted, kind)
     why, step = causes(study), timeline.typical_step(study.tables)
     figures = [
         bars.breakdown_per_rank(by_rank, title=f"{label}: where a {kind} step goes", kind=kind),
@@ -162,9 +163,9 @@ def _keys(study: Study) -> list[dict[str, str]]:
 
 
 def _methods(study: Study) -> list[str]:
-    """How spans were timed; `WITHOUT` alone where there are none."""
+    """How spans were timed; `NO_SPANS` alone where there are none."""
     found = sorted(study.tables.steps["method"].unique())
-    return [method for method in found if method != WITHOUT] or found
+    return [method for method in found if method != NO_SPANS] or found
 
 
 def _breakdowns(study: Study) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -179,11 +180,11 @@ def _breakdowns(study: Study) -> list[tuple[str, list[dict[str, Any]]]]:
 
 def _breakdown_row(row: dict[str, Any]) -> dict[str, Any]:
     parts = [row[part.replace("_ns", "_ms")] for part in PARTS]
-    shown, wall = summary.rounded(parts, row["wall_ms"])
+    *shown, wall = summed(parts, row["wall_ms"])
     return {
         "rank": f"{row['rank']} ({row['role']})",
-        "parts": [f"{value:.3f}" for value in shown],
-        "wall": f"{wall:.3f}",
+        "parts": shown,
+        "wall": wall,
         "hidden": f"{row['hidden_ms']:.3f}",
         "steps": row["steps"],
     }

@@ -22,9 +22,9 @@ STRIP = 0.09  # height of the critical path beneath a rank's row
 def step_timeline(
     spans: pd.DataFrame, *, title: str, critical: pd.DataFrame | None = None
 ) -> Figure:
-    """Spans of one step from `analysis.timeline.one_step`; the legend lists the phases seen.
+    """Spans of one step from `analysis.steps.timeline.one_step`; the legend lists the phases seen.
 
-    `critical` (`analysis.timeline.critical_in`) is a black strip beneath the ranks that it is on.
+    `critical` (of `critical_in`, beside it) is a black strip beneath the ranks that it is on.
 
     Drawn from the lowest priority to the highest, so that computation covers what it hides.
     """

@@ -6,7 +6,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from fapool.analysis.causes import Causes
+from fapool.analysis.steps.causes import Causes
 from fapool.figures.style import blank, head, rank_name, short
 
 CELL_IN = 0.45
@@ -38,7 +38,7 @@ def without_rows(why: Causes) -> list[dict[str, str]]:
 
 
 def waits_matrix(stragglers: pd.DataFrame, ranks: pd.DataFrame, *, title: str) -> Figure:
-    """From `analysis.stragglers.stragglers`, ms per step; `ranks` has rank and role of all.
+    """From `analysis.steps.stragglers.stragglers`, ms per step; `ranks` has rank and role of all.
 
     The number stands in every cell, so that the figure needs no colour.
     """

@@ -13,7 +13,6 @@ arrows                      from each send_* to the wait_* of the same exchange,
 from __future__ import annotations
 
 import gzip
-from typing import Any
 
 import numpy as np
 import orjson
@@ -40,7 +39,7 @@ def write_merged(folder: RunFolder, most_spans: int = MOST_SPANS) -> None:
     `otherData` says how well the ranks' clocks agree, and in notes what was left out. The same
     tables give the same bytes.
     """
-    clock = _clock(folder)
+    clock = folder.environment.get("clock", {})
     tables = {name: _rows(folder, name) for name in ("events", "steps", "memory", "requests")}
     seen = traced(folder)
     notes = [*seen.notes, *_leave_out(tables, most_spans)]
@@ -76,11 +75,6 @@ def _rows(folder: RunFolder, table: str) -> Rows:
         phases = pd.factorize(rows["phase"], sort=True)[0]
         keys = [rows["micro_batch"], rows["layer"], phases, *keys]
     return rows.iloc[np.lexsort(keys)].reset_index(drop=True)
-
-
-def _clock(folder: RunFolder) -> dict[str, Any]:
-    environment = folder.path / "environment.json"
-    return folder.read_json(environment.name).get("clock", {}) if environment.exists() else {}
 
 
 def _leave_out(tables: dict[str, Rows], most: int) -> list[str]:

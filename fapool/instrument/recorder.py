@@ -30,10 +30,9 @@ from fapool.instrument.spans import (
 )
 from fapool.instrument.spans import no_span as no_span  # for those who record nothing
 from fapool.instrument.totals import PRIORITY, StepTotals, partition
-from fapool.phases import TRACED, Category, Phase, Role
+from fapool.phases import NO_SPANS, TRACED, Category, Phase, Role
 
 HOST_CLOCK, CUDA_EVENTS, GRAPH_EVENTS = "host clock", "cuda events", "graph events"
-NO_SPANS = "none"
 _HOST_CATEGORIES = (Category.MANAGEMENT, Category.SYNCHRONIZATION)
 _HOST_PHASES = frozenset(phase.value for phase in Phase if phase.category in _HOST_CATEGORIES)
 

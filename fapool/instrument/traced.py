@@ -33,14 +33,14 @@ class Traced:
 def traced(folder: RunFolder) -> Traced:
     """Read every rank's trace; one that cannot be read is left out, and said."""
     parts, arrows, threads, notes = [], [], {}, []
-    shifts = _shifts(folder)
+    known = shifts(folder.environment)
     for path in sorted(folder.path.glob("trace/rank*.pt.trace.json.gz")):
         try:
             trace = read(path)
         except FapoolError as error:
             notes.append(f"{path.name} is left out: {error}")
             continue
-        shift = shifts.get(trace.rank, 0)
+        shift = known.get(trace.rank, 0)
         rows = pd.concat(list(_of_trace(trace, shift, threads)), ignore_index=True)
         arrows.append(_launched(rows))
         parts.append(rows)
@@ -53,11 +53,6 @@ def traced(folder: RunFolder) -> Traced:
         threads=threads,
         notes=notes,
     )
-
-
-def _shifts(folder: RunFolder) -> dict[int, int]:
-    known = (folder.path / "environment.json").exists()
-    return shifts(folder.read_json("environment.json")) if known else {}
 
 
 def _of_trace(trace: Trace, shift: int, threads: dict[tuple[int, int], str]):

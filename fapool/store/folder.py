@@ -62,6 +62,12 @@ class RunFolder:
         first = min(notes, key=lambda note: note["time_ns"])
         return first["rank"], first["reason"]
 
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What the ranks recorded of their machines and clocks; empty until they have."""
+        name = "environment.json"
+        return self.read_json(name) if (self.path / name).exists() else {}
+
     def read_json(self, name: str) -> Any:
         """What `write_json` wrote."""
         return orjson.loads((self.path / name).read_bytes())

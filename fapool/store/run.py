@@ -64,6 +64,12 @@ class Run:
         return self._json("environment.json")
 
     @property
+    def ranks(self) -> list[dict[str, Any]]:
+        """What each rank recorded of itself in `environment`; empty where none of it is usable."""
+        found = self.environment.get("ranks")
+        return [rank for rank in found if isinstance(rank, dict)] if isinstance(found, list) else []
+
+    @property
     def correctness(self) -> dict[str, Any]:
         """The check against the one-device reference: `passed`, `error`, `tolerance`."""
         return self._json("correctness.json")

@@ -1,6 +1,7 @@
 """The partition of a step, against a count of milliseconds, and on a run."""
 
 import itertools
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,10 @@ from hypothesis import strategies as st
 from fapool.analysis.breakdown import ORDER, PARTS, breakdown
 from fapool.analysis.load import load
 from fapool.phases import EVENTS, Category, Phase
+from fapool.store import Run
 from tests.synthetic import EPOCH_NS, write_run
+
+GRAPHS = Path(__file__).parents[1] / "data/h100-graphs-fapool-1-1"
 
 C, M, S, G, IDLE = ORDER
 DECLARED = {C: Phase.FFN, S: Phase.STEP_BARRIER, G: Phase.LEASE}
@@ -140,3 +144,20 @@ def test_a_partition_that_does_not_add_up_is_refused(tmp_path):
     off = found.steps.assign(idle_ns=found.steps["idle_ns"] + 1)
     with pytest.raises(AssertionError, match="do not sum"):
         type(found)(steps=off, shares=found.shares, exchanges=0, unmatched=0)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_parts_of_sampled_graph_steps_are_those_of_a_count_of_their_nanoseconds(rank):
+    run = load(Run(GRAPHS))
+    for found in breakdown(run).steps.query("rank == @rank and kind == 'decode'").itertuples():
+        (step,) = run.steps.query("rank == @rank and step == @found.step").itertuples()
+        own = run.events.query("rank == @rank and step == @found.step")
+        held = {}
+        for category in (C, G):
+            held[category] = np.zeros(step.end_ns - step.start_ns, bool)
+            for span in own[own["category"] == category].itertuples():
+                inside = slice(max(span.start_ns - step.start_ns, 0), span.end_ns - step.start_ns)
+                held[category][inside] = True
+        assert found.compute_ns == held[C].sum()
+        assert sum(getattr(found, part) for part in PARTS) == step.end_ns - step.start_ns
+        assert found.management_ns <= (held[G] & ~held[C]).sum()

@@ -1,11 +1,16 @@
 """What a run's tables must hold before anything is computed from them."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
 from fapool.analysis.load import load
 from fapool.errors import StoreError
+from fapool.store import Run
 from tests.synthetic import write_run
+
+GRAPHS = Path(__file__).parents[1] / "data/h100-graphs-fapool-1-1"
 
 
 class Edited:
@@ -84,3 +89,14 @@ def test_a_run_of_before_there_were_these_tables_loads_without(run):
     tables = load(run)
     assert tables.kv.empty
     assert tables.energy.empty
+
+
+def test_a_run_of_graphs_on_gpus_loads_whole():
+    run = Run(GRAPHS)
+    steps = load(run).steps
+    assert run.correctness["passed"]
+    assert len(steps) == run.spec.plan.world * run.spec.workload.output  # one of them the prefill
+    assert (steps["kind"] == "prefill").sum() == run.spec.plan.world
+    # the prefill, and of the decode steps every second one
+    recorded = steps.loc[steps["method"] != "none", "step"]
+    assert sorted(recorded.unique()) == [0, *range(1, 40, 2)]

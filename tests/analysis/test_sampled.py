@@ -7,8 +7,8 @@ from fapool.analysis.breakdown import PARTS, breakdown
 from fapool.analysis.load import load
 from fapool.analysis.metrics import metrics
 from fapool.analysis.sampled import recorded, sampling
+from fapool.analysis.steps.timeline import one_step
 from fapool.analysis.summary import by_rank
-from fapool.analysis.timeline import one_step
 from fapool.spec import Workload
 from tests.synthetic import small_spec, write_run
 

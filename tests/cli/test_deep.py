@@ -15,6 +15,7 @@ from tests.analysis.made_traces import Made
 from tests.synthetic import write_run
 from tests.test_rank import make_spec, run
 
+GRAPHS = Path(__file__).parents[1] / "data/h100-graphs-fapool-1-1"
 GPU_RUN = Path(__file__).parents[1] / "data/h200-fapool-1-1"
 
 
@@ -76,3 +77,12 @@ def test_names_that_speak_against_their_span_are_printed(tmp_path):
     made.read(tmp_path)
     text = printed(analyze, tmp_path)
     assert "in ffn (compute), says communication: ncclDevKernel_SendRecv" in text
+
+
+def test_a_run_of_graphs_says_who_waits_for_whom_and_how_live_and_trace_agree():
+    text = printed(show, Run(GRAPHS))
+    said = re.findall(r"rank (\d) waits (\d\.\d{3}) ms per decode step for rank (\d)", text)
+    assert {(waits, awaited) for waits, _, awaited in said} == {("0", "1"), ("1", "0")}
+    (worst,) = re.findall(r"live and trace differ by (\d\.\d\d) ?% of a step at most", text)
+    assert float(worst) < 3
+    assert "replays that were of graphs with events: 4 of 8 on rank 0, 4 of 8 on rank 1" in text

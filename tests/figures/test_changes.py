@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from fapool.analysis.changes import changes, folded
+from fapool.analysis.comparison.changes import changes, folded
 from fapool.analysis.study import studies
 from fapool.figures.changes import step_changes
 from fapool.figures.style import COLOURS

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from fapool.analysis import compare, metrics
+from fapool.analysis import metrics
+from fapool.analysis.comparison import table
 from fapool.analysis.study import studies
 from fapool.figures import comparison
 from fapool.figures.render import svg
@@ -19,7 +20,7 @@ def found(tmp_path_factory):
 
 
 def test_a_panel_a_metric_and_a_bar_a_run(found):
-    spreads = compare.spreads(found)
+    spreads = table.spreads(found)
     figure = comparison.comparison(spreads, title="t")
     assert len(figure.axes) == len(comparison.PANELS)
     for axes, metric in zip(figure.axes, comparison.PANELS, strict=True):
@@ -38,7 +39,7 @@ def test_tpot_has_a_row_a_run(found):
 def test_runs_of_one_token_are_drawn_as_having_none(tmp_path):
     spec = small_spec(workload=Workload(batch=2, context=96, output=1))
     found = studies(write_run(tmp_path, spec))
-    spreads = compare.spreads(found)
+    spreads = table.spreads(found)
     assert np.isnan(spreads.set_index("metric").loc["tpot_mean", "value"])
     requests = {study.label: metrics.per_request(study.tables) for study in found}
     assert svg(comparison.comparison(spreads, title="t"))
@@ -46,7 +47,7 @@ def test_runs_of_one_token_are_drawn_as_having_none(tmp_path):
 
 
 def test_no_line_or_bar_strikes_through_a_value(found):
-    figure = comparison.comparison(compare.spreads(found), title="t")
+    figure = comparison.comparison(table.spreads(found), title="t")
     figure.canvas.draw()
     for axes in figure.axes:
         drawn = [patch.get_window_extent() for patch in axes.patches]
@@ -61,13 +62,13 @@ def test_no_line_or_bar_strikes_through_a_value(found):
 
 def test_a_run_of_one_repeat_has_no_line_where_it_has_no_interval(tmp_path):
     spec = small_spec(repeats=1, workload=Workload(batch=2, context=96, output=24))
-    spreads = compare.spreads(studies(write_run(tmp_path, spec)))
+    spreads = table.spreads(studies(write_run(tmp_path, spec)))
     figure = comparison.comparison(spreads, title="t")
     lines = [np.array(axes.collections[0].get_segments()) for axes in figure.axes]
     assert [bool(line.size and np.isfinite(line).all()) for line in lines] == [True, False, False]
 
 
 def test_ranks_without_a_gpu_are_not_called_gpus(found):
-    figure = comparison.comparison(compare.spreads(found), title="t", device="rank")
+    figure = comparison.comparison(table.spreads(found), title="t", device="rank")
     assert figure.axes[2].get_title(loc="left") == "TPS per charged rank"
     assert figure.axes[2].get_xlabel().startswith("tokens/s/rank")

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
+from fapool.analysis.steps.timeline import critical_in, one_step
 from fapool.analysis.study import study
-from fapool.analysis.timeline import critical_in, one_step
 from fapool.figures.style import COLOURS
 from fapool.figures.timeline import step_timeline
 from tests.synthetic import write_run

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fapool.analysis.causes import causes
+from fapool.analysis.steps.causes import causes
 from fapool.analysis.study import study
 from fapool.figures.render import svg
 from fapool.figures.waits import waited, without_rows

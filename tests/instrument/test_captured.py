@@ -4,7 +4,7 @@ import orjson
 import pytest
 import torch
 
-from fapool.analysis.attribution import attribute
+from fapool.analysis.deep.attribution import attribute
 from fapool.instrument import captured
 from fapool.instrument.captured import NOBODY, Captures, GraphNodes
 from fapool.instrument.nodes import CapturedNodes, NodesUnknown, demangled

@@ -16,6 +16,7 @@ from fapool.spec import FAPool
 from fapool.store import RunFolder
 from tests.synthetic import EPOCH_NS, small_spec, write_run
 
+GRAPHS = Path(__file__).parent.parent / "data" / "h100-graphs-fapool-1-1"
 GPU_TRACES = Path(__file__).parent.parent / "data" / "h200-fapool-1-1" / "trace"
 
 
@@ -261,3 +262,18 @@ def test_the_trace_states_how_well_its_clocks_agree(tmp_path):
     stated = {"uncertainty_ns": {"0": 0, "1": 4_100}}
     folder.write_json("environment.json", {"ranks": [], "clock": stated})
     assert load(folder)["otherData"] == {"clock": stated, "notes": []}
+
+
+def test_a_whole_run_of_graphs_is_written_with_its_spans_and_kernels_in_their_steps(tmp_path):
+    run = shutil.copytree(GRAPHS, tmp_path / "run")
+    trace = load(RunFolder(run))
+    slices = [e for e in trace["traceEvents"] if e["ph"] == "X"]
+    for rank, path in enumerate(sorted(run.glob("trace/rank*"))):
+        raw = orjson.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+        kernels = [e["name"] for e in raw if e.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")]
+        shown = [e["name"] for e in slices if e["pid"] == rank and e["tid"] % 10_000 >= 1000]
+        assert sorted(shown) == sorted(kernels)
+    steps = [e for e in slices if e["cat"] == "step"]
+    assert len(steps) == len(rows(RunFolder(run), "steps")) == 80
+    assert trace["otherData"]["clock"]["uncertainty_ns"].keys() == {"0", "1"}
+    assert trace["otherData"]["notes"] == []

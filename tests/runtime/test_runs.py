@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from fapool.analysis.breakdown import PARTS, breakdown
-from fapool.analysis.causes import causes
-from fapool.analysis.depths import traced_run
+from fapool.analysis.deep.agreement import traced_run
 from fapool.analysis.kv import per_request
 from fapool.analysis.load import load
+from fapool.analysis.steps.causes import causes
 from fapool.analysis.study import study
 from fapool.forecast.memory import footprint
 from fapool.phases import TRACED, Category, Owner, Role

@@ -3,9 +3,9 @@
 import pytest
 
 from fapool.analysis.breakdown import breakdown
-from fapool.analysis.critical import critical
 from fapool.analysis.load import load
-from fapool.analysis.stragglers import sentences, stragglers, waits
+from fapool.analysis.steps.critical import critical
+from fapool.analysis.steps.stragglers import sentences, stragglers, waits
 from fapool.spec import Model, RunSpec, Static, Workload
 from fapool.store import Store
 

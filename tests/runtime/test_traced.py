@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fapool.analysis.depths import TracedRun, traced_run
+from fapool.analysis.deep.agreement import TracedRun, traced_run
 from fapool.spec import Capture, FAPool, RunSpec, Static, Workload
 from fapool.store import Run, Store
 

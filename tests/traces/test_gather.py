@@ -5,7 +5,7 @@ import json
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fapool.analysis.traced import PARTS, break_down
+from fapool.analysis.activities.breakdown import PARTS, break_down
 from fapool.errors import ProfileFileError
 from fapool.traces import SCHEMAS, read
 from tests.traces import forms

@@ -1,0 +1,1 @@
+"""What a trace's activities say by themselves, whatever program and profiler they come from."""

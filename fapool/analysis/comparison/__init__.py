@@ -1,0 +1,1 @@
+"""Runs against each other: metric by metric, phase by phase, and what a protocol proves."""

@@ -1,0 +1,77 @@
+"""Units of two runs in pairs, where both took the same steps: what grows in both counts in none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from fapool.analysis.load import Tables
+from fapool.analysis.statistics import sample
+from fapool.analysis.statistics.sample import Floats
+from fapool.analysis.statistics.units import (
+    OF_TPOT,
+    block_words,
+    blocks_of,
+    decode_steps,
+    step_weights,
+)
+from fapool.analysis.study import Study
+
+WORK = ["repeat", "step", "kind", "requests", "tokens"]
+
+
+def same_work(a: Tables, b: Tables) -> bool:
+    """Whether both took the same steps with the same requests, so that steps come in pairs."""
+    own = [tables.steps[tables.steps["rank"] == 0][WORK] for tables in (a, b)]
+    return own[0].reset_index(drop=True).equals(own[1].reset_index(drop=True))
+
+
+def differences(a: Study, b: Study) -> dict[str, tuple[Floats, str]]:
+    """Metric -> (differences b - a by blocks of steps, what they are); empty where none pair.
+
+    Of TPOT and the decode step; the plain mean of each is the difference of the runs' own values.
+    Where both runs have repeats enough, these are better units: nothing is paired.
+    """
+    repeats = [study.tables.steps["repeat"].nunique() for study in (a, b)]
+    if min(repeats) >= sample.LEAST_UNITS or not same_work(a.tables, b.tables):
+        return {}
+    return _decode_step(a, b) | _tpot(a, b)
+
+
+def _decode_step(a: Study, b: Study) -> dict[str, tuple[Floats, str]]:
+    sides = [decode_steps(study.tables) for study in (a, b)]
+    if sides[0].empty:
+        return {}
+    first, second = (side["ms"].to_numpy() for side in sides)
+    number, length = blocks_of(sides[0], second - first)
+    medians = [pd.Series(ms).groupby(number).median().to_numpy() for ms in (first, second)]
+    apart = medians[1] - medians[0]
+    whole = b.metrics["decode_step"] - a.metrics["decode_step"]
+    return {"decode_step": (apart - apart.mean() + whole, _words(length))}
+
+
+def _tpot(a: Study, b: Study) -> dict[str, tuple[Floats, str]]:
+    (steps, weights), (others, other_weights) = (step_weights(study.tables) for study in (a, b))
+    if not len(weights) or len(weights) != len(other_weights):
+        return {}
+    if not np.allclose(weights, other_weights):
+        return {}
+    first, second = (_ms(rows) for rows in (steps, others))
+    number, length = blocks_of(steps, second - first)
+    found = {}
+    for name in OF_TPOT:
+        values = [study.metrics[name] for study in (a, b)]
+        if None not in values:
+            own = first * (values[0] / (first @ weights))
+            apart = second * (values[1] / (second @ weights)) - own
+            apart = sample.unit_values(apart * weights, weights, number)
+            found[name] = (apart * weights.sum(), _words(length))
+    return found
+
+
+def _ms(steps: pd.DataFrame) -> Floats:
+    return ((steps["end_ns"] - steps["start_ns"]) / 1e6).to_numpy()
+
+
+def _words(length: int) -> str:
+    return f"pairs of {block_words(length, 's')}"

@@ -1,0 +1,135 @@
+"""The breakdown of traced steps from kernels: what the devices did, each kernel in its span.
+
+On a stream a kernel counts from the end of the one before it: one that was launched ahead (see
+`runtime/kernels/chaining.py`) waits there until then. Where no device was traced, the spans are
+what ran. Host activities are the host's spans on either.
+
+    stream       | a      | b         |   c |
+    traced       [========]           [=====]
+                      [===============]              b came up early, and waited for a
+    counted      [========[===========[=====]
+
+Times are on rank 0's clock, as far as each rank knew of it when the trace was taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import pandas as pd
+
+from fapool.analysis import exchanges
+from fapool.analysis.breakdown import Breakdown, part
+from fapool.analysis.deep import names
+from fapool.analysis.deep.attribution import attribute
+from fapool.analysis.deep.events import Rows, rank_events
+from fapool.analysis.deep.steps import traced_steps
+from fapool.errors import StoreError
+from fapool.traces.graphs import Graph, read_graphs
+from fapool.traces.schema import Trace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deep:
+    """What the traces of one run say.
+
+    `parted`: by kernels; `reached`: the same time as the live level counts it, where a span reaches
+    from the end of the device's last work to the end of its own, so that gaps between kernels are
+    inside it. `kernels`: every device activity with rank, step (-1 outside), phase, category, layer
+    and why it has no span. `unattributed`: those without, by rank, name and reason: count and ns.
+    `disagreements`: see `names.disagreements`. `replays`: by rank and step, how many replays and
+    how many of them of graphs with events.
+    """
+
+    parted: Breakdown
+    reached: Breakdown
+    kernels: pd.DataFrame
+    unattributed: pd.DataFrame
+    disagreements: pd.DataFrame
+    replays: pd.DataFrame
+    notes: list[str]
+
+
+def deep(
+    traces: Sequence[Trace],
+    known: pd.DataFrame | None = None,
+    shift_ns: Mapping[int, int] = MappingProxyType({}),
+) -> Deep:
+    """Break down the traced steps of all ranks; `known`: their rows of `traced_steps`, if any.
+
+    Graphs are looked for beside each trace. `shift_ns`: by rank, what to add to its trace's times
+    to get rank 0's; 0 where it is not known.
+
+    Raises:
+        StoreError: no trace holds a profiler step.
+    """
+    all_rows, steps, notes = [], [], []
+    for trace in traces:
+        graphs, said = read_graphs(trace.path.parent, trace.rank)
+        notes += [f"rank {trace.rank}: {note}" for note in (*trace.notes, *said)]
+        try:
+            rows, own_steps, more = one_rank(trace, graphs, known, shift_ns.get(trace.rank, 0))
+        except StoreError as error:
+            notes.append(f"rank {trace.rank} is left out: {error}")
+            continue
+        notes += [f"rank {trace.rank}: {note}" for note in more]
+        all_rows.append(rows)
+        steps.append(own_steps)
+    if not steps:
+        raise StoreError("; ".join(notes) or "there is no trace")
+    borders = pd.concat(steps, ignore_index=True)
+    kernels = pd.concat([rows.kernels for rows in all_rows], ignore_index=True)
+    return Deep(
+        parted=_parted([rows.counted for rows in all_rows], borders),
+        reached=_parted([rows.reached for rows in all_rows], borders),
+        kernels=kernels,
+        unattributed=_unattributed(kernels),
+        disagreements=names.disagreements(kernels[kernels["why"] == ""]),
+        replays=_replays(kernels),
+        notes=notes,
+    )
+
+
+def one_rank(
+    trace: Trace, graphs: dict[int, Graph], known: pd.DataFrame | None, shift: int
+) -> tuple[Rows, pd.DataFrame, list[str]]:
+    """One trace's rows, its steps, and what was not understood."""
+    found = attribute(trace, graphs)
+    steps, said = traced_steps(trace, found, known)
+    return rank_events(trace, found, steps, shift), steps, [*found.notes, *said]
+
+
+def _parted(rows: list[pd.DataFrame], steps: pd.DataFrame) -> Breakdown:
+    """The partition; an exchange is met by the whole of its span on each rank, not by a kernel."""
+    events = pd.concat(rows, ignore_index=True)
+    keys = ["rank", "instance", "channel"]
+    hull = events.groupby(keys, sort=False, as_index=False).agg(
+        {
+            **dict.fromkeys(("repeat", "category", "sequence"), "first"),
+            **{"start_ns": "min", "end_ns": "max"},
+        }
+    )
+    met = exchanges.match(hull)
+    # integers all the way: a merge that finds no partner would make floats of nanoseconds
+    at = pd.MultiIndex.from_frame(hull[keys]).get_indexer(pd.MultiIndex.from_frame(events[keys]))
+    arrival = met.arrival_ns[at]
+    waits = arrival != hull["start_ns"].to_numpy()[at]
+    own = events["start_ns"].to_numpy()
+    arrival = arrival.copy()
+    arrival[~waits] = own[~waits]
+    return part(events, steps, met, arrival)
+
+
+def _unattributed(kernels: pd.DataFrame) -> pd.DataFrame:
+    lost = kernels[kernels["why"] != ""]
+    lost = lost.assign(count=1, ns=lost["end_ns"] - lost["start_ns"])
+    found = lost.groupby(["rank", "why", "name"], as_index=False)[["count", "ns"]].sum()
+    return found.sort_values("ns", ascending=False, ignore_index=True)
+
+
+def _replays(kernels: pd.DataFrame) -> pd.DataFrame:
+    own = kernels[kernels["graph"] >= 0].drop_duplicates(["rank", "correlation"])
+    found = own.assign(replays=1).groupby(["rank", "step"], as_index=False)
+    return found.agg({"replays": "sum", "sampled": "sum"})

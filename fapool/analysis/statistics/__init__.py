@@ -1,0 +1,1 @@
+"""What the units of a run carry: intervals, tests, and plain doubts."""
