@@ -27,7 +27,7 @@ from targets import record
 
 from fapool.cli.run import run_spec
 from fapool.forecast.memory import footprint, weight_bytes
-from fapool.spec import Capture, FAPool, Model, RunSpec, Static, Workload
+from fapool.spec import Capture, FAPool, Helix, Model, RunSpec, Static, Workload
 from fapool.store import Run, Store
 from fapool.topology import lent_deal, place
 
@@ -70,10 +70,6 @@ def options_of(ranks: int, name: str) -> list:
 
 def helixes(ranks: int) -> list:
     """Helix over all ranks, by sequence alone and by half."""
-    try:
-        from fapool.spec import Helix
-    except ImportError:
-        return []
     return [Helix(kvp=ranks, tp=1)] + [Helix(kvp=2, tp=ranks // 2)] * (ranks > 2)
 
 
@@ -292,6 +288,8 @@ def main() -> None:
         "rows": found,
     }
     (options.out / f"decode-{ranks}gpu.json").write_text(json.dumps(result, indent=2) + "\n")
+    if ranks >= 4:
+        judge(found, f"{ranks} x {environment['gpus'][0]['name']}")
     print(
         f"\n{'model':14}{'plan':20}{'batch':>6}{'context':>9}{'ms':>9}{'p90':>9}{'floor':>9}{'x':>7}"
     )

@@ -173,6 +173,9 @@ ENERGY = _table(
 NO_SPANS = "none"
 """`steps.method` of a step without spans."""
 
+WARM_UP = -1
+"""Repeat number of steps that are not kept."""
+
 TRACED = -2
 """`repeat` of the steps that torch.profiler traced, in tables of their own."""
 

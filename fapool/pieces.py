@@ -23,10 +23,15 @@ A layer of a piece takes a base's host 1 to 2 ms, of however many tokens. 128 K 
 """
 
 
+GRAIN = 1024
+"""Tokens that kernels attend in a quicker way, and multiples of them: see `CudnnTiled`."""
+
+
 def piece_rows(spec: RunSpec) -> int:
     """Tokens of a piece of a prefill step in which somebody is leased: the whole chunk, or less."""
     chunk, how = spec.prefill_chunk, spec.plan.overlap
     if how == "never":
         return chunk
     fitting = max(1, min(2, chunk // FEWEST_ROWS), chunk // ROWS_ENOUGH)
-    return -(-chunk // (IN_FLIGHT if how == "always" else min(IN_FLIGHT, fitting)))
+    rows = -(-chunk // (IN_FLIGHT if how == "always" else min(IN_FLIGHT, fitting)))
+    return rows if rows < GRAIN else -(-rows // GRAIN) * GRAIN

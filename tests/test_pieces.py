@@ -2,7 +2,7 @@
 
 import pytest
 
-from fapool.pieces import FEWEST_ROWS, IN_FLIGHT, piece_rows
+from fapool.pieces import FEWEST_ROWS, GRAIN, IN_FLIGHT, piece_rows
 from fapool.spec import FAPool, RunSpec, Workload
 
 
@@ -25,6 +25,11 @@ def test_the_user_has_the_last_word():
 )
 def test_a_chunk_is_cut_as_was_fastest_where_it_was_measured(chunk, pieces):
     assert piece_rows(make_spec(chunk)) == chunk // pieces
+
+
+@pytest.mark.parametrize("chunk", [2048, 3072, 5120, 7168, 9216, 12288, 65536])
+def test_pieces_are_whole_grains_wherever_their_chunk_is(chunk):
+    assert piece_rows(make_spec(chunk)) % GRAIN == 0
 
 
 @pytest.mark.parametrize("chunk", [256, 1024, 3072, 4096, 5120, 12288])

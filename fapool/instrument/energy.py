@@ -117,8 +117,9 @@ class EnergyMeter:
         self._begun: tuple[int, int] | None = None
 
     def begin(self, repeat: int) -> None:
-        """A pass begins; a second call in it does nothing."""
-        if self._gauge is not None and self._begun is None:
+        """A pass begins."""
+        assert self._begun is None, "end() comes before another begin()"
+        if self._gauge is not None:
             self._gauge.start()
             self._begun = repeat, self._clock()
 

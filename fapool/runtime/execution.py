@@ -16,7 +16,7 @@ from fapool.instrument.clock import HostClock
 from fapool.instrument.memory import peak_transient_bytes
 from fapool.instrument.recorder import Recorder
 from fapool.instrument.totals import StepTotals
-from fapool.phases import Owner
+from fapool.phases import WARM_UP, Owner
 from fapool.runtime import check, plans
 from fapool.runtime.about import about
 from fapool.runtime.control import Control
@@ -36,9 +36,6 @@ from fapool.topology import Place
 from fapool.workload import requests_of
 
 LOG = logging.getLogger("fapool")
-WARM_UP = -1
-"""Repeat number of steps that are not kept."""
-
 WARM_DECODE_STEPS = 4
 
 
@@ -133,9 +130,9 @@ class Execution:
 
     def _measure(self) -> str:
         with self._plan(self._spec) as plan:
-            for _ in range(self._spec.warmup):
+            for number in range(self._spec.warmup):
                 self._live.stage("warming up")
-                if self._warm_up(plan).stopped:
+                if self._warm_up(plan, last=number == self._spec.warmup - 1).stopped:
                     return "stopped"
             for held in (self._seat, self._meter):  # of the check, whose prompts are others,
                 held.forget_peak()  # and of its reference in fp64
@@ -176,6 +173,7 @@ class Execution:
 
     def _repeat(self, plan: Plan, repeat: int) -> Played:
         """One measured pass."""
+        self._readings.begin(repeat)
         hooks = self._readings.hooks(repeat) | {"after": self._measured(plan, repeat)}
         played = self._engine.play(plan, self._spec, self._requests, repeat=repeat, **hooks)
         self._readings.ended()
@@ -184,10 +182,17 @@ class Execution:
         self._timings.append((repeat, played))
         return played
 
-    def _warm_up(self, plan: Plan) -> Played:
-        """The first wave's prefill and a few decode steps: every kernel and message once."""
-        last = self._first_decode() + WARM_DECODE_STEPS - 1
-        played = self._engine.play(plan, self._spec, self._requests, repeat=WARM_UP, last_step=last)
+    def _warm_up(self, plan: Plan, *, last: bool) -> Played:
+        """The first wave's prefill and a few decode steps: every kernel and message once.
+
+        The last pass is whole where steps come from graphs: each shape of them is captured when it
+        is first met, and that shall not be in a measured step.
+        """
+        captures = last and self._spec.graphs and self._seat.capturable
+        until = None if captures else self._first_decode() + WARM_DECODE_STEPS - 1
+        played = self._engine.play(
+            plan, self._spec, self._requests, repeat=WARM_UP, last_step=until
+        )
         plan.reset()
         return played
 

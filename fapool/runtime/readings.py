@@ -39,19 +39,23 @@ class Readings:
         self._kv = KVBook(place.rank)
         self._energy = EnergyMeter(place.rank, gauge_of(device), self._unix_ns)
 
+    def begin(self, repeat: int) -> None:
+        """A pass is about to begin: what asks the driver, and so takes long, is asked now."""
+        self._energy.begin(repeat)
+
     def ended(self) -> None:
         """The pass is over."""
         self._energy.end()
         self._due_ns = 0
 
     def hooks(self, repeat: int) -> dict[str, Callable]:
-        """What the engine is to call before a step of a pass, and as the host closes it."""
+        """What the engine is to call as the host closes a step of a pass."""
 
         def note(step: Step, plan: Plan) -> None:
             if self._enabled:
                 self._kv.note(repeat, step.index, plan.cache)
 
-        return {"before": lambda step: self._energy.begin(repeat), "closing": note}
+        return {"closing": note}
 
     def read(self, seat: Seat, plan: Plan, repeat: int, step: Step, held: Held) -> bool:
         """Read memory after a step, unless that was done just now; whether it was."""

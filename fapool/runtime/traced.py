@@ -6,14 +6,13 @@ from collections.abc import Callable
 
 from fapool.instrument.recorder import Recorder
 from fapool.instrument.window import ProfilerWindow
-from fapool.phases import TRACED
+from fapool.phases import TRACED, WARM_UP
 from fapool.runtime.engine import Played
 from fapool.runtime.plans.base import Plan
 from fapool.spec import RunSpec
 from fapool.store import RunFolder
 from fapool.topology import Place
 
-WARM_UP = -1
 SAMPLE_EVERY = 2
 """Of traced decode steps that come from graphs, every second one has live spans as well."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import gcd
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -121,13 +122,17 @@ def check_layout(model: Model, plan: Static | FAPool | Helix) -> None:
     if isinstance(plan, Static) and plan.pp > model.layers:
         raise SpecError("plan.pp", plan.pp, f"at most model.layers = {model.layers} stages")
     if isinstance(plan, FAPool):
-        _check_lending(plan)
+        _check_lending(model, plan)
 
 
-def _check_lending(plan: FAPool) -> None:
+def _check_lending(model: Model, plan: FAPool) -> None:
     """What is said of leases is said of a pool that there is."""
-    if plan.lease_ranks and plan.lease_ranks > max(plan.pool, 1):
-        raise SpecError("plan.lease_ranks", plan.lease_ranks, f"at most plan.pool = {plan.pool}")
+    groups = gcd(plan.base, plan.pool, model.kv_heads) if plan.pool else 1
+    columns = max(plan.pool // groups, 1)
+    if plan.lease_ranks and plan.lease_ranks > columns:
+        by_heads = f", {groups} by heads" if groups > 1 else ""
+        way_out = f"at most {columns} shards: plan.pool = {plan.pool} ranks{by_heads}"
+        raise SpecError("plan.lease_ranks", plan.lease_ranks, way_out)
     shared, merges = plan.kv == "shared", plan.reduction == "hierarchical"
     options = {"base_attends": plan.base_attends, "kv": shared, "reduction": merges}
     for name, is_given in options.items():

@@ -56,7 +56,8 @@ class RunSpec(Strict):
     block: Annotated[int, Field(ge=1, le=4096, strict=True)] = 256  # tokens of one KV block
     prefill_chunk: Count = 2048  # tokens of one prefill step
     repeats: Count = 1
-    warmup: Annotated[int, Field(ge=0, strict=True)] = 1  # passes up to the first decode steps
+    # Passes up to the first decode steps; the last one whole where steps come from CUDA graphs.
+    warmup: Annotated[int, Field(ge=0, strict=True)] = 1
     seed: Seed = 0
     capture: Capture = Capture()
 
@@ -86,6 +87,10 @@ class RunSpec(Strict):
         if merges and self.transport == "symmetric":
             way_out = "plan.reduction = hierarchical goes by messages; choose auto or messages"
             raise SpecError("transport", self.transport, way_out)
+        _check_device(self)
+        if self.capture.profile_steps and not self.capture.spans:
+            way_out = "kernels are put to spans: leave capture.spans on, or trace 0 steps"
+            raise SpecError("capture.profile_steps", self.capture.profile_steps, way_out)
         if self.prefill_chunk % self.block:
             raise SpecError(
                 "prefill_chunk", self.prefill_chunk, f"choose a multiple of block = {self.block}"
@@ -119,6 +124,23 @@ class RunSpec(Strict):
         return RunSpec(
             **({name: getattr(self, name) for name in type(self).model_fields} | changes)
         )
+
+
+ON_GPUS = ("aten", "cudnn", "cudnn_tiled", "flash_attn")
+
+
+def _check_device(spec: RunSpec) -> None:
+    """Refuse what no machine could do for the device and dtype that are asked for."""
+    if spec.device == "cpu" and spec.backend in ON_GPUS:
+        raise SpecError("backend", spec.backend, "runs on GPUs, and device = cpu; choose auto")
+    if spec.transport != "symmetric":
+        return
+    if spec.device == "cpu":
+        way_out = "stores into memory that GPUs share, and device = cpu; choose auto"
+        raise SpecError("transport", spec.transport, way_out)
+    if spec.model.dtype == "float64":
+        way_out = "carries no float64 (model.dtype); choose auto"
+        raise SpecError("transport", spec.transport, way_out)
 
 
 def parse(text: str) -> RunSpec:

@@ -2,7 +2,7 @@
 
 cuDNN compiles a plan for every new pair of lengths, 40 to 70 ms each on an H100: as long as it
 attends 2,048 queries over 40,000 tokens of keys in four layers. So keys are cut into tiles whose
-lengths are powers of two, and queries that fill no grain go to torch's FlashAttention-2:
+lengths are powers of two grains, and queries that fill no grain go to torch's FlashAttention-2:
 
     13.5 grains of keys   [        8        ][    4    ][ 1 ]  cuDNN    [.5]  FlashAttention-2
 """
@@ -14,13 +14,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fapool.pieces import GRAIN
 from fapool.runtime.attention.aten import Aten
 from fapool.runtime.attention.cudnn import Cudnn
 from fapool.runtime.partial import Partial
 from fapool.runtime.sequence.merging import merge_into
-
-GRAIN = 1024
-"""Tokens of the shortest tile, and what the number of queries has to be a multiple of."""
 
 
 class CudnnTiled:
