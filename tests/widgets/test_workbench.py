@@ -1,5 +1,6 @@
 """The workbench by its methods, with ranks that are not there."""
 
+import re
 import time
 
 import pytest
@@ -29,7 +30,7 @@ def test_run_returns_at_once_and_leaves_a_run(workbench, ranks):
     assert run.status.state == "finished"
     assert run.spec.plan == FAPool(base=1, pool=3, threshold=64)
     assert not workbench.run_button.disabled
-    assert f"finished in 1 s: {run.name}" in workbench.progress.text.value
+    assert re.search(rf"finished in \d+ s: {run.name}", workbench.progress.text.value)
     assert len(workbench.shelf.result.children) == 2
 
 
