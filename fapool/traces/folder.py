@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from fapool.errors import ProfileFileError
+from fapool.traces.readers import Readers
 from fapool.traces.reading import read
 from fapool.traces.schema import Trace
 
@@ -80,10 +79,7 @@ def _read_all(files: list[Path], ops: bool | None, processes: int) -> Iterator[T
     if min(processes, len(files)) < 2:
         yield from map(one, files)
         return
-    # spawned, for a fork of a process that has threads may hang
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(files)), mp_context=context) as pool:
-        yield from pool.map(one, files)
+    yield from Readers(one, files, processes).results()
 
 
 def _read_or_say(path: Path, *, ops: bool | None) -> Trace | str:
