@@ -31,12 +31,7 @@ def union(*parts: ArrayLike) -> Times:
 
 def intersect(a: Times, b: Times) -> Times:
     """The set covered by both."""
-    if not len(a) or not len(b):
-        return EMPTY
-    instants = np.r_[a.ravel(), b.ravel()]
-    instants.sort()
-    starts, ends = instants[:-1], instants[1:]
-    return union(np.column_stack([starts, ends])[_holds(a, starts) & _holds(b, starts)])
+    return overlaps(a, b)[2]
 
 
 def overlaps(a: Times, b: Times) -> tuple[Times, Times, Times]:
@@ -87,11 +82,6 @@ def _before(a: Times, instants: Times) -> Times:
     last_end = a[np.maximum(began - 1, 0), 1]
     rest = np.where(began > 0, np.maximum(last_end - instants, 0), 0)
     return done[began] - rest
-
-
-def _holds(a: Times, instants: Times) -> NDArray[np.bool_]:
-    began = np.searchsorted(a[:, 0], instants, side="right")
-    return (began > 0) & (instants < a[np.maximum(began - 1, 0), 1])
 
 
 def _complement(a: Times, start_ns: int, end_ns: int) -> Times:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,7 @@ from fapool.analysis.clocks import words_of_traces
 from fapool.cli.deep import print_spans
 from fapool.errors import SpecError, StoreError
 from fapool.store import Run
-from fapool.traces import TraceFolder, read_folder, shifts
-
-SMALL_BYTES = 4_000_000
-"""Traces that together are smaller are read faster than other processes start."""
+from fapool.traces import Reading, TraceFolder, shifts
 
 HEADS = {
     "compute_ns": "compute",
@@ -45,15 +41,18 @@ def analyze(
     step: int | None = None,
     out: Path | None = None,
     console: Console | None = None,
+    reading: Reading | None = None,
 ) -> None:
     """Print the breakdown of the traces in `folder`, of all steps or one; write JSON to `out`.
+
+    `reading`: that of the folder, where it has begun already.
 
     Raises:
         ProfileFileError: there is no such folder, or no trace in it.
         SpecError: there is no such step, or `out` cannot be written.
     """
     console = console or Console()
-    found = read_folder(folder, ops=None, processes=_processes(folder))
+    found = (reading or Reading(folder, ops=None, processes=None)).result()
     run = run_of(folder)
     parted = _parted(found, run)
     steps = _chosen(parted.steps, step)
@@ -175,9 +174,3 @@ def _write(out: Path, record: Any) -> None:
         out.write_bytes(data + b"\n")
     except OSError as error:
         raise SpecError("--json", str(out), f"cannot be written: {error.strerror}") from None
-
-
-def _processes(folder: Path) -> int:
-    paths = [folder] if folder.is_file() else folder.rglob("*.json*")
-    small = sum(path.stat().st_size for path in paths if path.is_file()) < SMALL_BYTES
-    return 1 if small else os.cpu_count() or 1

@@ -6,13 +6,14 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fapool.errors import FapoolError
-from fapool.spec import RunSpec
-from fapool.store import Store
+
+if TYPE_CHECKING:
+    from fapool.store import Store
 
 app = typer.Typer(
     add_completion=False,
@@ -34,7 +35,7 @@ def run(spec: Path, store: Root = None) -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from fapool.cli.run import run_here  # loads torch: only this command needs it
 
-    run_here(spec, Store(store))
+    run_here(spec, _store(store))
 
 
 @app.command()
@@ -48,7 +49,7 @@ def demo(
     """FA Pool against Helix and static layouts on CPU ranks, for request lengths of a trace."""
     from fapool.cli.demo import demo as run_demo
 
-    run_demo(Store(store), trace=trace, ranks=ranks)
+    run_demo(_store(store), trace=trace, ranks=ranks)
 
 
 @app.command()
@@ -56,7 +57,7 @@ def runs(store: Root = None) -> None:
     """List the runs in the store."""
     from fapool.cli import show as shows
 
-    shows.runs(Store(store))
+    shows.runs(_store(store))
 
 
 @app.command()
@@ -64,7 +65,7 @@ def show(name: str, store: Root = None) -> None:
     """Print one run's breakdown and metrics."""
     from fapool.cli import show as shows
 
-    shows.show(Store(store).open(name))
+    shows.show(_store(store).open(name))
 
 
 @app.command()
@@ -76,7 +77,7 @@ def compare(
     """Print runs side by side with ratios to the first, and what changed from it, per phase."""
     from fapool.cli import show as shows
 
-    shows.compare([Store(store).open(name) for name in names], report=report)
+    shows.compare([_store(store).open(name) for name in names], report=report)
 
 
 @app.command()
@@ -86,9 +87,12 @@ def analyze(
     json_out: Annotated[Path | None, typer.Option("--json", help="write all steps here")] = None,
 ) -> None:
     """Print where the time went in any folder of torch.profiler's traces."""
+    from fapool.traces import Reading
+
+    reading = Reading(folder, ops=None, processes=None)  # goes on while pandas loads
     from fapool.cli import analyze as analyzes
 
-    analyzes.analyze(folder, step=step, out=json_out)
+    analyzes.analyze(folder, step=step, out=json_out, reading=reading)
 
 
 @app.command()
@@ -100,7 +104,7 @@ def perfetto(
     """Open a run's merged trace in an offline Perfetto, on loopback, until Ctrl-C."""
     from fapool.cli import perfetto as pages
 
-    pages.perfetto(Store(store).open(name), port)
+    pages.perfetto(_store(store).open(name), port)
 
 
 @app.command()
@@ -135,7 +139,7 @@ def verdict(names: list[str], store: Root = None) -> None:
 
     judge(
         [
-            Store(store).open(Path(name).absolute() if Path(name).is_dir() else name)
+            _store(store).open(Path(name).absolute() if Path(name).is_dir() else name)
             for name in names
         ]
     )
@@ -144,7 +148,15 @@ def verdict(names: list[str], store: Root = None) -> None:
 @app.command()
 def schema() -> None:
     """Print the JSON schema of a spec: every field, its type and its limits."""
+    from fapool.spec import RunSpec
+
     typer.echo(json.dumps(RunSpec.model_json_schema(), indent=2))
+
+
+def _store(root: Path | None) -> Store:
+    from fapool.store import Store  # loads pandas
+
+    return Store(root)
 
 
 def main() -> None:

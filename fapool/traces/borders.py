@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 _BETWEEN = re.compile(rb"\}\s*,\s*\{")
 _KINETO_BETWEEN = re.compile(rb"(?<=\n  \}),(?=\n  \{)")
 _KINETO_END = re.compile(rb"(?<=\n  \})\s*\](?=[,\s}])")
-_SEARCHED_BYTES = 1 << 16
+_SEARCHED_BYTES = 1 << 12, 1 << 16
 _QUOTE, _BACKSLASH, _COMMA = b'"\\,'
 _OPEN, _CLOSE = np.frombuffer(b"{[", np.uint8), np.frombuffer(b"}]", np.uint8)
 
@@ -21,11 +21,13 @@ def likely_cut(text: bytes) -> int:
     It may lie inside an object or a word. But where `text` begins at an element, the part before
     the cut is a valid list of elements only if the cut lies between two of them.
     """
-    start = max(0, len(text) - _SEARCHED_BYTES)
-    cut = -1
-    for found in _BETWEEN.finditer(text, start):
-        cut = text.index(b",", found.start())
-    return cut
+    for searched in _SEARCHED_BYTES:
+        cut = -1
+        for found in _BETWEEN.finditer(text, max(0, len(text) - searched)):
+            cut = text.index(b",", found.start())
+        if cut >= 0:
+            return cut
+    return -1
 
 
 def elements(text: bytes) -> tuple[list[bytes], int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,8 @@ class Columns:
             else:
                 if set(map(type, values)) != {str}:
                     values = [_word(value) for value in values]
-                self._parts[name].append(np.array([words[value] for value in values], np.int32))
+                places = map(words.__getitem__, values)
+                self._parts[name].append(np.fromiter(places, np.int32, len(values)))
 
     def table(self, base_ns: int) -> pa.Table:
         """All rows by their start, with the schema; `base_ns` is added to columns of times.
@@ -76,12 +78,10 @@ def _word(value: Any) -> str:
 
 def numbers(values: list[Any]) -> NDArray[np.int64]:
     """int64 of numbers, or of texts that are numbers; -1 for all else."""
-    if set(map(type, values)) <= {int}:
-        try:
-            return np.array(values, np.int64)
-        except OverflowError:
-            pass
-    return np.fromiter(map(_number, values), np.int64, len(values))
+    try:
+        return np.array(array("q", values))  # takes integers alone
+    except (TypeError, OverflowError):
+        return np.fromiter(map(_number, values), np.int64, len(values))
 
 
 def _number(value: Any) -> int:

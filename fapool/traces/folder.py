@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+import os
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from fapool.errors import ProfileFileError
+from fapool.traces.readers import Readers
 from fapool.traces.reading import read
 from fapool.traces.schema import Trace
+
+SMALL_BYTES = 4_000_000
+"""Traces that together are smaller are read faster than other processes start."""
 
 PROFILER, ANY = (".pt.trace.json", ".pt.trace.json.gz"), (".json", ".json.gz")
 
@@ -49,41 +51,58 @@ def trace_files(folder: Path | str) -> list[Path]:
     )
 
 
-def read_folder(folder: Path | str, *, ops: bool | None = False, processes: int = 1) -> TraceFolder:
+class Reading:
+    """The traces of a folder being read; with several processes this begins at once."""
+
+    def __init__(
+        self, folder: Path | str, *, ops: bool | None = False, processes: int | None = 1
+    ) -> None:
+        """As `read_folder`; raises where there is no file to read."""
+        self._folder, self._files = Path(folder), trace_files(folder)
+        self._read = partial(_read_or_say, ops=ops)
+        if processes is None:
+            processes = 1 if _are_small(self._files) else os.cpu_count() or 1
+        side_by_side = min(processes, len(self._files)) > 1
+        self._readers = Readers(self._read, self._files, processes) if side_by_side else None
+
+    def result(self) -> TraceFolder:
+        """All of them, once only; as `read_folder`."""
+        found: list[Trace] = []
+        notes: list[str] = []
+        results = self._readers.results() if self._readers else map(self._read, self._files)
+        for path, one in zip(self._files, results, strict=True):
+            if isinstance(one, str):
+                notes.append(f"{path.name} is skipped: {one}")
+            else:
+                found.append(one)
+        if not found:
+            said = "; ".join(notes)
+            raise ProfileFileError("folder", str(self._folder), f"holds no traces; {said}")
+        return TraceFolder(path=self._folder, traces=_one_a_rank(found, notes), notes=notes)
+
+
+def read_folder(
+    folder: Path | str, *, ops: bool | None = False, processes: int | None = 1
+) -> TraceFolder:
     """Read all traces of a folder; files that are none are skipped, and said.
 
     A trace that does not know its rank gets the lowest that is free, in order of names. Of several
     of one rank the last by name is kept. With more than one process, files are read side by side;
-    the caller's main module must then be importable without running it.
+    the caller's main module must then be importable without running it. None takes one a core
+    where files are large.
 
     Raises:
-        ProfileFileError: there is no such folder, or no trace in it.
+        ProfileFileError: there is no such folder, or no trace in it, or a process that reads died.
     """
-    files, notes = trace_files(folder), []
-    found: list[Trace] = []
-    for path, one in zip(files, _read_all(files, ops, processes), strict=True):
-        if isinstance(one, str):
-            notes.append(f"{path.name} is skipped: {one}")
-        else:
-            found.append(one)
-    if not found:
-        raise ProfileFileError("folder", str(folder), "holds no traces; " + "; ".join(notes))
-    return TraceFolder(path=Path(folder), traces=_one_a_rank(found, notes), notes=notes)
+    return Reading(folder, ops=ops, processes=processes).result()
 
 
 def _is_named(path: Path, endings: tuple[str, ...]) -> bool:
     return path.name.endswith(endings) and not path.name.startswith(".") and path.is_file()
 
 
-def _read_all(files: list[Path], ops: bool | None, processes: int) -> Iterator[Trace | str]:
-    one = partial(_read_or_say, ops=ops)
-    if min(processes, len(files)) < 2:
-        yield from map(one, files)
-        return
-    # spawned, for a fork of a process that has threads may hang
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(files)), mp_context=context) as pool:
-        yield from pool.map(one, files)
+def _are_small(files: list[Path]) -> bool:
+    return sum(path.stat().st_size for path in files) < SMALL_BYTES
 
 
 def _read_or_say(path: Path, *, ops: bool | None) -> Trace | str:

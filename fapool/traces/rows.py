@@ -52,8 +52,8 @@ def kernels(kind: str, *, carrying: bool) -> RowsOf:
         found = {
             "name": [row.name for row in rows],
             "kind": kind,
-            "device": _first_known([arg.device for arg in args], [row.pid for row in rows]),
-            "stream": _first_known([arg.stream for arg in args], [row.tid for row in rows]),
+            "device": _first_known([arg.device for arg in args], rows, "pid"),
+            "stream": _first_known([arg.stream for arg in args], rows, "tid"),
             "correlation": numbers([arg.correlation for arg in args]),
             "external": numbers([arg.external for arg in args]),
             "graph_node": numbers([arg.graph_node for arg in args]),
@@ -134,9 +134,11 @@ def _payload(args: list[Args]) -> NDArray[np.int64]:
     return np.where((count >= 0) & (size > 0), np.minimum(count, 2**58) * size, -1)
 
 
-def _first_known(own: list[Any], other: list[Any]) -> NDArray[np.int64]:
+def _first_known(own: list[Any], rows: list[Event], other: str) -> NDArray[np.int64]:
     found = numbers(own)
-    return found if (found >= 0).all() else np.where(found >= 0, found, numbers(other))
+    if (found >= 0).all():
+        return found
+    return np.where(found >= 0, found, numbers([getattr(row, other) for row in rows]))
 
 
 def _bare(name: Any) -> str:

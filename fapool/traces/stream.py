@@ -170,6 +170,8 @@ class EventStream:
 
 def _fit_floats(events: list[Event]) -> bool:
     instants: list[Any] = list(map(_INSTANT, events))
-    if set(map(type, instants)) != {float}:
-        instants = [instant for instant in instants if instant.__class__ is float] or [0.0]
-    return max(instants) < EXACT_BELOW_US and min(instants) > -EXACT_BELOW_US
+    try:
+        return max(instants) < EXACT_BELOW_US and min(instants) > -EXACT_BELOW_US
+    except (TypeError, ValueError):  # not all are numbers, or there are none
+        floats = [instant for instant in instants if instant.__class__ is float]
+        return max(map(abs, floats), default=0.0) < EXACT_BELOW_US
