@@ -1,11 +1,15 @@
 """What counts as one value: repeats where there are enough, else blocks; the mean stays."""
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 
-from fapool.analysis.metrics import per_request
+from fapool.analysis.metrics import metrics, per_request
 from fapool.analysis.statistics.units import blocks_of, decode_steps, step_weights, units
 from fapool.analysis.study import study
+from fapool.phases import ENERGY
 from fapool.spec import Static, TraceWorkload, Workload
 from tests.synthetic import small_spec, write_run
 
@@ -33,6 +37,19 @@ def test_repeats_are_the_units_where_there_are_three(tmp_path):
     assert {own.unit for own in found.values()} == {"repeat"}
     assert {"tpot_mean", "tps", "utilisation_pool", "overlap_efficiency"} <= set(found)
     assert not {"gpus", "charged_gpus", "tpot_p99"} & set(found)
+
+
+def test_a_repeat_is_charged_its_own_energy(tmp_path):
+    whole = study(write_run(tmp_path, small_spec(repeats=3)))
+    mj = {0: 1_000, 1: 4_000, 2: 2_500}  # of each of four GPUs
+    rows = [(n, rank, f"{rank}", 0, 1, mj[n], "counter") for n in mj for rank in range(4)]
+    tables = replace(whole.tables, energy=pd.DataFrame(rows, columns=ENERGY.names))
+    found = units(replace(whole, tables=tables, metrics=metrics(tables, whole.parted)))
+    per_pass = {"output_token": 2 * 4, "token": 2 * (96 + 4)}
+    for name, tokens in per_pass.items():
+        expected = [4 * 1.0 / tokens, 4 * 4.0 / tokens, 4 * 2.5 / tokens]
+        assert found[f"energy_per_{name}"].values == pytest.approx(expected)
+    assert found["energy_pool_per_output_token"].values == pytest.approx([2 / 8, 8 / 8, 5 / 8])
 
 
 def test_blocks_and_waves_stand_in_for_repeats_where_they_can(tmp_path):
