@@ -29,8 +29,9 @@ def same_work(a: Tables, b: Tables) -> bool:
 def differences(a: Study, b: Study) -> dict[str, tuple[Floats, str]]:
     """Metric -> (differences b - a by blocks of steps, what they are); empty where none pair.
 
-    Of TPOT and the decode step; the plain mean of each is the difference of the runs' own values.
-    Where both runs have repeats enough, these are better units: nothing is paired.
+    Of TPOT, whose plain mean is the difference of the runs' own values, and of the decode step,
+    whose differences are those of blocks' medians. Where both runs have repeats enough, these are
+    better units: nothing is paired.
     """
     repeats = [study.tables.steps["repeat"].nunique() for study in (a, b)]
     if min(repeats) >= sample.LEAST_UNITS or not same_work(a.tables, b.tables):
@@ -45,9 +46,7 @@ def _decode_step(a: Study, b: Study) -> dict[str, tuple[Floats, str]]:
     first, second = (side["ms"].to_numpy() for side in sides)
     number, length = blocks_of(sides[0], second - first)
     medians = [pd.Series(ms).groupby(number).median().to_numpy() for ms in (first, second)]
-    apart = medians[1] - medians[0]
-    whole = b.metrics["decode_step"] - a.metrics["decode_step"]
-    return {"decode_step": (apart - apart.mean() + whole, _words(length))}
+    return {"decode_step": (medians[1] - medians[0], _words(length))}
 
 
 def _tpot(a: Study, b: Study) -> dict[str, tuple[Floats, str]]:

@@ -63,6 +63,7 @@ def contrasts(a: Study, b: Study) -> pd.DataFrame:
             unit = " against ".join(dict.fromkeys((first.unit, second.unit)))
         else:
             continue
+        found = found.about(b.metrics[name] - a.metrics[name])
         rows[name] = {"a": a.metrics[name], "b": b.metrics[name], "change": found.difference}
         rows[name] |= {name: getattr(found, name) for name in ("low", "high", "p", "test")}
         rows[name] |= {"hedges_g": found.hedges_g, "units": unit}

@@ -29,15 +29,21 @@ OF_TPOT = ("tpot_mean", "tpot_gpu", "tpot_charged_gpu")
 
 @dataclass(frozen=True, kw_only=True)
 class Units:
-    """Independent values [n] of one metric, in its unit; their mean is the run's own value."""
+    """Independent values [n] of one metric, in its unit, and `whole`, the run's own value.
+
+    The mean of the values is not the run's value where that is a median or a ratio over all.
+    Tests take the values as they are: ranks would find a common shift of them, however small.
+    """
 
     values: Floats
+    whole: float
     unit: str  # "repeat", "block of 6 decode steps", "wave"
 
     @property
     def interval(self) -> Interval:
-        """Of the mean."""
-        return sample.interval(self.values)
+        """Of the mean of the values, moved to stand about `whole`."""
+        found, away = sample.interval(self.values), self.whole - float(self.values.mean())
+        return replace(found, low=found.low + away, high=found.high + away)
 
 
 def units(study: Study) -> dict[str, Units]:
@@ -56,7 +62,7 @@ def units(study: Study) -> dict[str, Units]:
         if name in WITHOUT or value is None or len(values) < sample.LEAST_UNITS:
             continue
         if not np.isnan(values).any():
-            kept[name] = Units(values=values - values.mean() + value, unit=unit)
+            kept[name] = Units(values=values, whole=value, unit=unit)
     return kept
 
 

@@ -1,9 +1,13 @@
 """Runs side by side, and runs that may not stand there."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
+from scipy import stats
 
 from fapool.analysis.comparison.table import compare, contrasts, differences, spreads
-from fapool.analysis.metrics import DEFINITIONS
+from fapool.analysis.metrics import DEFINITIONS, metrics
 from fapool.analysis.study import studies
 from fapool.errors import StoreError
 from fapool.spec import FAPool, Static, Workload
@@ -77,6 +81,37 @@ def test_repeats_stand_against_repeats(tmp_path):
     assert found["change"].to_numpy() == pytest.approx((found["b"] - found["a"]).to_numpy())
     assert found.loc["tpot_mean", "p"] < 0.01 < found.loc["tpot_mean", "change"]
     assert {"tps", "utilisation_pool"} <= set(found.index)
+
+
+def test_p_is_of_the_repeats_own_values_and_the_interval_stands_about_the_change(tmp_path):
+    spec = small_spec(repeats=4, workload=Workload(batch=2, context=96, output=9))
+    runs = studies(write_run(tmp_path, spec), write_run(tmp_path, spec, slow=1.01))
+    rng = np.random.default_rng(1)
+    sides = [shortened(run, rng.integers(0, 90_000, 4)) for run in runs]
+    rows = [of_rank_0(side) for side in sides]
+    ms = [(own["end_ns"] - own["start_ns"]) / 1e6 for own in rows]
+    medians = [took.groupby(own["repeat"]).median() for took, own in zip(ms, rows, strict=True)]
+    expected = stats.ttest_ind(medians[1], medians[0], equal_var=False)
+    found = contrasts(*sides).loc["decode_step"]
+    assert found["p"] == pytest.approx(expected.pvalue, rel=1e-6)
+    assert found["change"] == pytest.approx(ms[1].median() - ms[0].median())
+    low, high = expected.confidence_interval(0.95)
+    assert found["high"] - found["low"] == pytest.approx(high - low, rel=1e-6)
+    assert found["high"] + found["low"] == pytest.approx(2 * found["change"])
+
+
+def shortened(side, ns):
+    """Decode steps of rank 0 that end `ns` earlier, one number a repeat."""
+    steps = side.tables.steps.copy()
+    own = (steps["rank"] == 0) & (steps["kind"] == "decode")
+    steps.loc[own, "end_ns"] -= ns[steps.loc[own, "repeat"]]
+    tables = replace(side.tables, steps=steps)
+    return replace(side, tables=tables, metrics=metrics(tables, side.parted))
+
+
+def of_rank_0(side):
+    steps = side.tables.steps
+    return steps[(steps["rank"] == 0) & (steps["kind"] == "decode")]
 
 
 def test_steps_of_the_same_work_are_paired_and_others_are_not(tmp_path):
