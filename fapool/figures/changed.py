@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from fapool.analysis.comparison.changes import Change, changes, folded
 from fapool.analysis.comparison.table import contrasts
+from fapool.analysis.statistics.units import scope
 from fapool.analysis.study import Study
 from fapool.analysis.summary import rounded
 from fapool.figures.changes import step_changes
@@ -55,7 +56,7 @@ def _role(change: Change, a: Study, b: Study) -> dict[str, Any]:
     return {
         "role": change.role,
         "kind": change.kind,
-        "units": change.units,
+        "scope": scope(change.units),
         "rows": rows,
         "step": [
             *(f"{whole:.4f}" for _, whole in shown),

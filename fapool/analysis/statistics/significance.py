@@ -55,6 +55,11 @@ class Contrast:
         away = difference - self.difference
         return replace(self, difference=difference, low=self.low + away, high=self.high + away)
 
+    def within(self) -> Contrast:
+        """The same without p and size: parts of one execution tell nothing of a next one."""
+        unknown = dict.fromkeys(("p", "t_p", "ranks_p", "hedges_g", "cliffs_delta"), np.nan)
+        return replace(self, test="", **unknown)
+
 
 def contrast(a: ArrayLike, b: ArrayLike, *, seed: int = 0) -> Contrast:
     """Hold `b` [n] against `a` [m]: values of independent units."""

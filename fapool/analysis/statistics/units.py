@@ -24,6 +24,7 @@ from fapool.analysis.wording import count
 WITHOUT = UNRATED | {f"{name}_p{q}" for name in ("ttft", "tpot") for q in (90, 99)}
 """Metrics without an interval: no measurements, or decided by a few extreme requests."""
 
+REPEAT = "repeat"
 OF_TPOT = ("tpot_mean", "tpot_gpu", "tpot_charged_gpu")
 
 
@@ -37,7 +38,7 @@ class Units:
 
     values: Floats
     whole: float
-    unit: str  # "repeat", "block of 6 decode steps", "wave"
+    unit: str  # REPEAT, "block of 6 decode steps", "wave"
 
     @property
     def interval(self) -> Interval:
@@ -52,7 +53,7 @@ def units(study: Study) -> dict[str, Units]:
     if len(repeats) >= sample.LEAST_UNITS:
         each = [_metrics_of(study, repeat) for repeat in repeats]
         found = {
-            name: (np.array([one[name] for one in each], float), "repeat") for name in DEFINITIONS
+            name: (np.array([one[name] for one in each], float), REPEAT) for name in DEFINITIONS
         }
     else:
         found = _within(study)
@@ -126,6 +127,14 @@ def _tpot(study: Study) -> dict[str, tuple[Floats, str]]:
     return {
         name: (relative * (study.metrics[name] or np.nan), block_words(length)) for name in OF_TPOT
     }
+
+
+def scope(units: str) -> str:
+    """What 95 % intervals over `units` speak of, and why nothing has a p, in words."""
+    if units == REPEAT:
+        return "95 % intervals over repeats"
+    least = sample.LEAST_UNITS
+    return f"95 % intervals within these runs, over {units}; no p from fewer than {least} repeats"
 
 
 def block_words(length: int, plural: str = "", step: str = "decode step") -> str:

@@ -67,6 +67,7 @@ def test_intervals_hold_their_values_and_are_missing_where_there_are_too_few_rep
     found = spreads(studies(*runs)).set_index(["label", "metric"])
     assert len(found) == 6
     known = found.dropna()
+    assert set(known["units"]) == {"repeat", "block of 3 decode steps"}
     assert set(found.index.difference(known.index)) == {
         (runs[1].name, "tps"), (runs[1].name, "tps_per_charged_gpu")
     }  # fmt: skip
@@ -122,8 +123,21 @@ def test_steps_of_the_same_work_are_paired_and_others_are_not(tmp_path):
     assert set(paired["units"]) == {"pairs of blocks of 3 decode steps"}
     assert set(unpaired["units"]) == {"block of 3 decode steps"}
     assert paired["change"].to_numpy() == pytest.approx((paired["b"] - paired["a"]).to_numpy())
-    assert (paired["p"] < 1e-3).all()  # a tenth slower, whereas later steps are a fifth slower
-    assert (unpaired["p"] > 0.01).all()
+    assert (paired["low"] > 0).all()  # a tenth slower, whereas later steps are a fifth slower
+    assert (unpaired.loc[["tpot_mean", "decode_step"], "low"] < 0).all()
+
+
+def test_without_three_repeats_on_either_side_no_difference_has_a_p(tmp_path):
+    work = Workload(batch=2, context=96, output=24)
+    few, enough = (small_spec(repeats=n, workload=work) for n in (2, 3))
+    runs = studies(*(write_run(tmp_path, spec, slow=2) for spec in (few, few, enough, enough)))
+    for a, b in ((0, 1), (0, 2), (2, 0)):
+        found = contrasts(runs[a], runs[b])
+        assert len(found) >= 4
+        assert found[["p", "hedges_g"]].isna().all(axis=None)
+        assert set(found["test"]) == {""}
+        assert found[["low", "high"]].notna().all(axis=None)
+    assert contrasts(runs[2], runs[3])["p"].notna().all()
 
 
 def test_differences_name_the_fields_that_differ_and_no_others():
