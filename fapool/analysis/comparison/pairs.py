@@ -41,12 +41,18 @@ def differences(a: Study, b: Study) -> dict[str, tuple[Floats, str]]:
 
 def _decode_step(a: Study, b: Study) -> dict[str, tuple[Floats, str]]:
     sides = [decode_steps(study.tables) for study in (a, b)]
-    if sides[0].empty:
+    if sides[0].empty or not _same_steps(*sides):
         return {}
     first, second = (side["ms"].to_numpy() for side in sides)
     number, length = blocks_of(sides[0], second - first)
     medians = [pd.Series(ms).groupby(number).median().to_numpy() for ms in (first, second)]
     return {"decode_step": (medians[1] - medians[0], _words(length))}
+
+
+def _same_steps(first: pd.DataFrame, second: pd.DataFrame) -> bool:
+    """Whether the same steps were left undisturbed in both."""
+    keys = [rows[["repeat", "step"]].reset_index(drop=True) for rows in (first, second)]
+    return keys[0].equals(keys[1])
 
 
 def _tpot(a: Study, b: Study) -> dict[str, tuple[Floats, str]]:

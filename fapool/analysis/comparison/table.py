@@ -20,7 +20,11 @@ from fapool.spec import RunSpec
 from fapool.store import Run
 
 CONTRAST = ["a", "b", "change", "low", "high", "p", "test", "hedges_g", "units"]
-NOT_COMPARED = {"name", "capture"}
+NOT_COMPARED = {
+    "name": True,
+    "capture": {"live_hz": True, "profile_steps": True, "memory_snapshot": True},
+}
+"""Fields that change nothing that is measured; what spans and samples take is in every step."""
 
 
 def compare(*runs: Run) -> pd.DataFrame:
@@ -93,7 +97,7 @@ def spreads(found: Sequence[Study]) -> pd.DataFrame:
 def differences(*specs: RunSpec) -> dict[str, list[Any]]:
     """Dotted field -> value in each spec, for the fields that are not the same in all.
 
-    Name and capture are left out: they change nothing that is measured.
+    Those of `NOT_COMPARED` are left out.
     """
     flat = [_flatten(spec.model_dump(mode="json", exclude=NOT_COMPARED)) for spec in specs]
     fields = dict.fromkeys(field for values in flat for field in values)

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from fapool.analysis.metrics import per_request
+from fapool.analysis.sampled import Sampling
 from fapool.analysis.statistics.sample import LEAST_UNITS, blocks, unit_values, variation
 from fapool.analysis.statistics.units import decode_steps
 from fapool.analysis.study import Study
@@ -32,6 +33,10 @@ FAR = 3.0
 
 OUTLIERS_WORTH = 0.01
 """Share of the mean that far values must hold to be worth a word."""
+
+
+SAMPLING_WORTH = 0.01
+"""Share of the decode steps that sampling must hold to be worth a word."""
 
 
 def too_few_units(num: int, unit: str, claim: str = "an interval") -> list[str]:
@@ -98,6 +103,16 @@ def far_out(values: ArrayLike, of: str) -> list[str]:
     ]
 
 
+def sampled_heavily(found: Sampling | None) -> list[str]:
+    """A word if sampling holds more than 1 % of what the decode steps, and so tokens, take."""
+    if found is None or found.share <= SAMPLING_WORTH:
+        return []
+    return [
+        f"sampling is about {found.share:.0%} of TPOT ({found.words}): set capture.sample_every "
+        "higher, or look at decode_step, which leaves the sampled out"
+    ]
+
+
 def _times(ratio: float) -> str:
     return f"{ratio:.1f} times"
 
@@ -114,7 +129,9 @@ def of_run(study: Study) -> list[str]:
     requests = per_request(study.tables)
     found += too_few_for_percentile(len(requests), 99, "request")
     steps = decode_steps(study.tables)
+    steps = steps[steps["method"].isin(steps["method"].mode()[:1])]  # others take other times
     ms = steps["ms"].to_numpy()
+    found += sampled_heavily(study.sampling)
     found += drifting(ms, "decode steps") + far_out(ms, "decode step")
     if repeats >= LEAST_UNITS:
         found += spread_too_wide(steps.groupby("repeat")["ms"].mean(), "repeats' decode steps")

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from fapool.analysis.kinds import decode_on_rank_0
 from fapool.analysis.load import Tables
 from fapool.analysis.metrics import DEFINITIONS, UNRATED, metrics, per_request
+from fapool.analysis.sampled import undisturbed
 from fapool.analysis.statistics import sample
 from fapool.analysis.statistics.sample import Floats, Interval, Ints
 from fapool.analysis.study import Study
@@ -68,8 +68,8 @@ def units(study: Study) -> dict[str, Units]:
 
 
 def decode_steps(tables: Tables) -> pd.DataFrame:
-    """Decode steps of rank 0 in order: the columns of `steps`, and `ms`."""
-    own = decode_on_rank_0(tables.steps)
+    """Undisturbed decode steps of rank 0 in order: the columns of `steps`, and `ms`."""
+    own = undisturbed(tables.steps)
     return own.assign(ms=(own["end_ns"] - own["start_ns"]) / 1e6)
 
 

@@ -10,7 +10,7 @@ from fapool.analysis.comparison.table import compare, contrasts, differences, sp
 from fapool.analysis.metrics import DEFINITIONS, metrics
 from fapool.analysis.study import studies
 from fapool.errors import StoreError
-from fapool.spec import FAPool, Static, Workload
+from fapool.spec import Capture, FAPool, Static, Workload
 from fapool.store import Store
 from tests.synthetic import small_spec, write_run
 
@@ -159,6 +159,27 @@ def test_differences_name_the_fields_that_differ_and_no_others():
         "workload.context": [96, 90],
     }
     assert differences(first, first) == {}
+
+
+def test_spans_and_samples_are_differences_and_what_only_looks_on_is_none():
+    first = small_spec(capture=Capture(live_hz=1, profile_steps=2, memory_snapshot=True))
+    assert differences(first, small_spec()) == {}
+    other = small_spec(capture=Capture(sample_every=1, spans=False, memory=False))
+    assert differences(first, other) == {
+        "capture.spans": [True, False],
+        "capture.memory": [True, False],
+        "capture.sample_every": [16, 1],
+    }
+
+
+def test_steps_are_paired_only_where_both_left_the_same_alone(tmp_path):
+    spec = small_spec(repeats=1, workload=Workload(batch=2, context=96, output=24))
+    runs = [write_run(tmp_path, spec, sample_every=n) for n in (4, 8)]
+    found = contrasts(*studies(*runs))
+    assert found.loc["decode_step", "units"] == "block of 3 decode steps"
+    assert found.loc["tpot_mean", "units"] == "pairs of blocks of 3 decode steps"
+    low, high = found.loc["decode_step", ["low", "high"]]
+    assert low < 0 < high  # the same steps, but for what sampling adds
 
 
 def test_numbers_of_gpus_have_no_ratio(tmp_path):
