@@ -16,7 +16,7 @@ from fapool.analysis.comparison.pairs import same_work
 from fapool.analysis.kinds import usual
 from fapool.analysis.statistics.sample import LEAST_UNITS, unit_values
 from fapool.analysis.statistics.significance import Contrast, contrast, holm, paired
-from fapool.analysis.statistics.units import REPEAT, block_words, blocks_of
+from fapool.analysis.statistics.units import REPEAT, blocks_of
 from fapool.analysis.study import Study
 from fapool.phases import Category, Role
 
@@ -76,8 +76,8 @@ class _Side:
         repeats = self.wall.index.get_level_values("repeat")
         if self.repeated:
             return repeats.to_numpy(), REPEAT
-        number, length = blocks_of(self.wall.reset_index(), self.wall.to_numpy())
-        return number, block_words(length, step="step")
+        blocks = blocks_of(self.wall.reset_index(), self.wall.to_numpy())
+        return blocks.number, blocks.words(step="step")
 
     @property
     def repeated(self) -> bool:
@@ -140,13 +140,13 @@ def _in_pairs(a: _Side, b: _Side, alike: bool) -> bool:
 
 def _by_pairs(a: _Side, b: _Side) -> tuple[Against, str]:
     apart = b.wall - a.wall
-    number, length = blocks_of(apart.reset_index(), apart.to_numpy())
+    blocks = blocks_of(apart.reset_index(), apart.to_numpy())
 
     def against(first: pd.Series, second: pd.Series) -> Contrast:
         apart = (second - first).round(12).to_numpy()  # a millionth of a ns: no rounding errors
-        return paired(unit_values(apart, np.ones(len(apart)), number)).within()
+        return paired(unit_values(apart, np.ones(len(apart)), blocks.number)).within()
 
-    return against, f"pairs of {block_words(length, 's', 'step')}"
+    return against, f"pairs of {blocks.words('s', 'step')}"
 
 
 def _by_units(a: _Side, b: _Side) -> tuple[Against, str]:

@@ -10,7 +10,7 @@ from fapool.analysis.statistics import sample
 from fapool.analysis.statistics.sample import Floats
 from fapool.analysis.statistics.units import (
     OF_TPOT,
-    block_words,
+    Blocks,
     blocks_of,
     decode_steps,
     step_weights,
@@ -44,9 +44,9 @@ def _decode_step(a: Study, b: Study) -> dict[str, tuple[Floats, str]]:
     if sides[0].empty or not _same_steps(*sides):
         return {}
     first, second = (side["ms"].to_numpy() for side in sides)
-    number, length = blocks_of(sides[0], second - first)
-    medians = [pd.Series(ms).groupby(number).median().to_numpy() for ms in (first, second)]
-    return {"decode_step": (medians[1] - medians[0], _words(length))}
+    blocks = blocks_of(sides[0], second - first)
+    medians = [pd.Series(ms).groupby(blocks.number).median().to_numpy() for ms in (first, second)]
+    return {"decode_step": (medians[1] - medians[0], _words(blocks))}
 
 
 def _same_steps(first: pd.DataFrame, second: pd.DataFrame) -> bool:
@@ -62,15 +62,15 @@ def _tpot(a: Study, b: Study) -> dict[str, tuple[Floats, str]]:
     if not np.allclose(weights, other_weights):
         return {}
     first, second = (_ms(rows) for rows in (steps, others))
-    number, length = blocks_of(steps, second - first)
+    blocks = blocks_of(steps, second - first)
     found = {}
     for name in OF_TPOT:
         values = [study.metrics[name] for study in (a, b)]
         if None not in values:
             own = first * (values[0] / (first @ weights))
             apart = second * (values[1] / (second @ weights)) - own
-            apart = sample.unit_values(apart * weights, weights, number)
-            found[name] = (apart * weights.sum(), _words(length))
+            apart = sample.unit_values(apart * weights, weights, blocks.number)
+            found[name] = (apart * weights.sum(), _words(blocks))
     return found
 
 
@@ -78,5 +78,5 @@ def _ms(steps: pd.DataFrame) -> Floats:
     return ((steps["end_ns"] - steps["start_ns"]) / 1e6).to_numpy()
 
 
-def _words(length: int) -> str:
-    return f"pairs of {block_words(length, 's')}"
+def _words(blocks: Blocks) -> str:
+    return f"pairs of {blocks.words('s')}"

@@ -25,6 +25,7 @@ WITHOUT = UNRATED | {f"{name}_p{q}" for name in ("ttft", "tpot") for q in (90, 9
 """Metrics without an interval: no measurements, or decided by a few extreme requests."""
 
 REPEAT = "repeat"
+ALIKE = " (alike: perhaps too narrow)"
 OF_TPOT = ("tpot_mean", "tpot_gpu", "tpot_charged_gpu")
 
 
@@ -45,6 +46,19 @@ class Units:
         """Of the mean of the values, moved to stand about `whole`."""
         found, away = sample.interval(self.values), self.whole - float(self.values.mean())
         return replace(found, low=found.low + away, high=found.high + away)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """`number` of each step's block, steps of a block, and whether blocks are still `alike`."""
+
+    number: Ints
+    length: int
+    alike: bool
+
+    def words(self, plural: str = "", step: str = "decode step") -> str:
+        """`block of 6 decode steps`, and a warning where blocks resemble their neighbours."""
+        return f"block{plural} of {count(self.length, step)}{ALIKE if self.alike else ''}"
 
 
 def units(study: Study) -> dict[str, Units]:
@@ -73,14 +87,15 @@ def decode_steps(tables: Tables) -> pd.DataFrame:
     return own.assign(ms=(own["end_ns"] - own["start_ns"]) / 1e6)
 
 
-def blocks_of(steps: pd.DataFrame, ms: Floats) -> tuple[Ints, int]:
-    """(block of each step, steps of a block); no block reaches over the end of a repeat."""
-    number, first = np.zeros(len(steps), np.int64), 0
+def blocks_of(steps: pd.DataFrame, ms: Floats) -> Blocks:
+    """Blocks of steps by their `ms`; none reaches over the end of a repeat."""
+    number, first, alike = np.zeros(len(steps), np.int64), 0, False
     for _, rows in steps.reset_index(drop=True).groupby("repeat"):
         own = sample.blocks(ms[rows.index])
         number[rows.index] = first + own
+        alike |= sample.alike(ms[rows.index], own)
         first += int(own.max()) + 1
-    return number, round(len(steps) / max(1, first))
+    return Blocks(number=number, length=round(len(steps) / max(1, first)), alike=alike)
 
 
 def _metrics_of(study: Study, repeat: int) -> Mapping[str, float | None]:
@@ -109,9 +124,9 @@ def _within(study: Study) -> dict[str, tuple[Floats, str]]:
     if steps.empty:
         return found
     ms = steps["ms"].to_numpy()
-    number, length = blocks_of(steps, ms)
-    medians = pd.Series(ms).groupby(number).median().to_numpy()
-    found["decode_step"] = (medians, block_words(length))
+    blocks = blocks_of(steps, ms)
+    medians = pd.Series(ms).groupby(blocks.number).median().to_numpy()
+    found["decode_step"] = (medians, blocks.words())
     return found | _tpot(study)
 
 
@@ -121,12 +136,10 @@ def _tpot(study: Study) -> dict[str, tuple[Floats, str]]:
     if not len(steps):
         return {}
     ms = ((steps["end_ns"] - steps["start_ns"]) / 1e6).to_numpy()
-    number, length = blocks_of(steps, ms)
-    values = sample.unit_values(ms * weights, weights, number)
+    blocks = blocks_of(steps, ms)
+    values = sample.unit_values(ms * weights, weights, blocks.number)
     relative = values / values.mean()
-    return {
-        name: (relative * (study.metrics[name] or np.nan), block_words(length)) for name in OF_TPOT
-    }
+    return {name: (relative * (study.metrics[name] or np.nan), blocks.words()) for name in OF_TPOT}
 
 
 def scope(units: str) -> str:
@@ -135,11 +148,6 @@ def scope(units: str) -> str:
         return "95 % intervals over repeats"
     least = sample.LEAST_UNITS
     return f"95 % intervals within these runs, over {units}; no p from fewer than {least} repeats"
-
-
-def block_words(length: int, plural: str = "", step: str = "decode step") -> str:
-    """`block of 6 decode steps`."""
-    return f"block{plural} of {count(length, step)}"
 
 
 def step_weights(tables: Tables) -> tuple[pd.DataFrame, Floats]:

@@ -5,6 +5,7 @@ import pytest
 
 from fapool.analysis.sampled import Sampling
 from fapool.analysis.statistics import doubts
+from fapool.analysis.statistics.units import units
 from fapool.analysis.study import study
 from fapool.spec import Workload
 from tests.synthetic import small_spec, write_run
@@ -96,6 +97,18 @@ def test_sampled_steps_are_no_outliers_of_the_others(tmp_path):
 def _ms(steps):
     own = steps[(steps["rank"] == 0) & (steps["kind"] == "decode")]
     return (own["end_ns"] - own["start_ns"]) / 1e6
+
+
+def test_steps_that_resemble_their_neighbours_for_too_long_have_doubtful_intervals(tmp_path):
+    work = Workload(batch=2, context=96, output=41)
+    run = study(write_run(tmp_path, small_spec(repeats=1, workload=work)))
+    assert not any("resemble" in sentence for sentence in doubts.of_run(run))
+    steps = run.tables.steps
+    slow = (steps["kind"] == "decode") & (steps["step"] // 8 % 2 == 0)  # eight slow, eight fast
+    steps.loc[slow, "end_ns"] += 500_000
+    (said,) = [sentence for sentence in doubts.of_run(run) if "resemble" in sentence]
+    assert said.startswith("neighbouring blocks of steps still resemble each other")
+    assert "perhaps too narrow" in units(run)["decode_step"].unit
 
 
 def test_repeats_enough_are_not_doubted(tmp_path):

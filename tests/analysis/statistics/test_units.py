@@ -125,9 +125,10 @@ def test_mean_tpot_is_exactly_the_weighted_sum_of_the_steps_between_tokens(tmp_p
 def test_blocks_do_not_reach_over_the_end_of_a_repeat(tmp_path):
     found = study(write_run(tmp_path, small_spec(workload=WORK)))
     steps = decode_steps(found.tables)
-    number, length = blocks_of(steps, steps["ms"].to_numpy())
+    blocks = blocks_of(steps, steps["ms"].to_numpy())
+    number = blocks.number
     assert len(np.unique(np.column_stack([number, steps["repeat"]]), axis=0)) == number.max() + 1
-    assert length == 3  # the cube root of 39
+    assert blocks.length == 3  # the cube root of 39
 
 
 def test_outputs_of_one_token_have_no_tpot_and_no_units_of_it(tmp_path):
