@@ -8,13 +8,13 @@ from fapool.topology import place
 
 
 def joules(tables: Tables) -> dict[Role | None, float]:
-    """Energy of all passes: of all devices under None, and of those that one role has to itself.
+    """Energy of the passes in `steps`: of all devices under None, of each role's own under it.
 
     Empty where some rank's device could not tell: a part is not the whole. A role is left out where
     a device serves both. Of ranks that share a device the one that measured longest counts.
     """
-    rows = tables.energy
     world, passes = tables.spec.plan.world, tables.steps["repeat"].unique()
+    rows = tables.energy[tables.energy["repeat"].isin(passes)]
     known = rows.groupby("repeat")["rank"].nunique().reindex(passes, fill_value=0)
     if rows.empty or (known < world).any():
         return {}

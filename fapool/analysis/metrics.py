@@ -11,8 +11,8 @@ import pandas as pd
 from fapool.analysis.breakdown import Breakdown
 from fapool.analysis.charged import charge
 from fapool.analysis.energy import joules
-from fapool.analysis.kinds import decode_on_rank_0
 from fapool.analysis.load import Tables
+from fapool.analysis.sampled import undisturbed
 from fapool.phases import Category, Role
 
 DEFINITIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
@@ -35,7 +35,11 @@ DEFINITIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "tpot_p50": ("ms", "median of TPOT over requests"),
         "tpot_p90": ("ms", "90th percentile of TPOT over requests"),
         "tpot_p99": ("ms", "99th percentile of TPOT over requests"),
-        "decode_step": ("ms", "median wall time of a decode step on rank 0, over all repeats"),
+        "decode_step": (
+            "ms",
+            "median wall time of a decode step on rank 0, over all repeats; where some were "
+            "sampled, of those that were not, whereas TPOT and TPS hold both",
+        ),
         "tps": (
             "tokens/s",
             "(input + output tokens) / elapsed; elapsed = latest end - earliest start of a step "
@@ -127,7 +131,7 @@ def metrics(tables: Tables, parted: Breakdown) -> dict[str, float | None]:
     requests, repeats, steps = per_request(tables), per_repeat(tables), parted.steps
     for name in ("ttft", "tpot"):
         found |= _spread(name, requests[f"{name}_ms"].dropna().to_numpy())
-    decode = decode_on_rank_0(tables.steps)
+    decode = undisturbed(tables.steps)
     decode_ns = decode["end_ns"] - decode["start_ns"]
     elapsed = repeats["elapsed_s"].sum()
     tokens = repeats["input_tokens"].sum() + repeats["output_tokens"].sum()

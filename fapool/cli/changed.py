@@ -14,13 +14,13 @@ from fapool.analysis.comparison.table import contrasts
 from fapool.analysis.measured import on_gpus
 from fapool.analysis.metrics import definitions
 from fapool.analysis.statistics import doubts
+from fapool.analysis.statistics.units import REPEAT, scope
 from fapool.analysis.study import Study
 from fapool.analysis.summary import rounded
 from fapool.cli.tables import titled
 from fapool.figures.printed import between, number, probability
 
 HEADS = ("A", "B", "change", "95 %", "p")
-P_ALONE = "p of each metric by itself"
 
 
 def print_changes(a: Study, b: Study, console: Console, *, only: Sequence[str]) -> None:
@@ -48,7 +48,8 @@ def print_doubts(found: Sequence[Study], console: Console) -> None:
 
 def _metrics(found: pd.DataFrame, a: Study, b: Study) -> Table:
     units = " or ".join(dict.fromkeys(found["units"]))
-    table = titled(f"B = {b.label} against A = {a.label}; 95 % intervals over {units}; {P_ALONE}")
+    alone = "; p of each metric by itself" if units == REPEAT else ""
+    table = titled(f"B = {b.label} against A = {a.label}; {scope(units)}{alone}")
     for name in ("metric", "unit"):
         table.add_column(name, no_wrap=True)
     for name in HEADS:
@@ -70,7 +71,7 @@ def _metrics(found: pd.DataFrame, a: Study, b: Study) -> Table:
 def _parts(change: Change, a: Study, b: Study) -> Table:
     table = titled(
         f"ms per {change.kind} step of a {change.role} rank: B = {b.label} against A = {a.label}; "
-        f"95 % intervals over {change.units}; p by Holm"
+        f"{scope(change.units)}{'' if change.within else '; p by Holm'}"
     )
     table.add_column("phase", no_wrap=True)
     table.add_column("counts as")

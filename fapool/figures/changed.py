@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from fapool.analysis.comparison.changes import Change, changes, folded
 from fapool.analysis.comparison.table import contrasts
+from fapool.analysis.statistics.units import scope
 from fapool.analysis.study import Study
 from fapool.analysis.summary import rounded
 from fapool.figures.changes import step_changes
@@ -28,7 +29,7 @@ def _metrics(a: Study, b: Study) -> list[list[str]]:
             *(number(row[column]) for column in ("a", "b", "change")),
             between(row["low"], row["high"]),
             probability(row["p"]),
-            row["test"],
+            row["test"] or "–",
             number(row["hedges_g"]),
             row["units"],
         ]
@@ -51,11 +52,12 @@ def _role(change: Change, a: Study, b: Study) -> dict[str, Any]:
         }
         for at, row in enumerate(parts.to_dict("records"))
     ]
+    sampled = a.sampling or b.sampling
     title = f"{b.label} against {a.label}: a {change.kind} step of a {change.role} rank"
     return {
         "role": change.role,
         "kind": change.kind,
-        "units": change.units,
+        "scope": scope(change.units) + ("; of sampled steps alone" if sampled else ""),
         "rows": rows,
         "step": [
             *(f"{whole:.4f}" for _, whole in shown),

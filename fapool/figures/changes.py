@@ -12,6 +12,9 @@ from fapool.phases import Category, Phase
 
 INK = "#1c2126"
 LEVEL = 0.05
+PALE = 0.3
+BETWEEN = "line: 95 % interval over repeats; pale: p ≥ 0.05"
+WITHIN = "line: 95 % interval within these runs; pale: too few repeats for a p"
 TRANSFERS = {phase.value for phase in Phase if phase.category is Category.COMMUNICATION}
 OTHERS = "#ffffff"  # small parts of several categories
 
@@ -19,7 +22,8 @@ OTHERS = "#ffffff"  # small parts of several categories
 def step_changes(change: Change, *, title: str) -> Figure:
     """A bar a phase, the largest change above, and the step's change beneath them.
 
-    Lines are 95 % intervals. Filled: p < 0.05 (Holm over the phases); pale: may be chance.
+    Lines are 95 % intervals. Filled: p < 0.05 (Holm over the phases); pale: may be chance, or
+    nothing tells, for want of repeats.
     """
     parts = folded(change)
     names = [_name(row) for row in parts.to_dict("records")] + ["= step"]
@@ -33,16 +37,17 @@ def step_changes(change: Change, *, title: str) -> Figure:
     bars = axes.barh(places, values, height=0.7, color=colours, edgecolor=INK, linewidth=0.6)
     for bar, sure in zip(bars, p < LEVEL, strict=True):
         if not sure:
-            bar.set_alpha(0.3)
+            bar.set_alpha(PALE)
     axes.hlines(places, low, high, color="white", lw=3.4, zorder=3)  # seen on dark bars, too
     axes.hlines(places, low, high, color=INK, lw=1.4, zorder=4)
     axes.axvline(0, color=INK, lw=0.8)
     axes.set_yticks(places, names)
     axes.set_ylim(places[-1] + 0.6, -0.6)
-    axes.set(xlabel="ms per step (line: 95 % interval; pale: p ≥ 0.05)", ylabel="")
+    axes.set(xlabel=f"ms per step ({WITHIN if change.within else BETWEEN})", ylabel="")
     head(axes, title)
     seen = [name for name in COLOURS if name in set(parts["category"])]
-    handles = [Patch(facecolor=COLOURS[name], edgecolor=INK, label=name) for name in seen]
+    alpha = PALE if change.within else None
+    handles = [Patch(fc=COLOURS[name], ec=INK, alpha=alpha, label=name) for name in seen]
     legend_below(figure, handles, columns=len(handles))
     return figure
 

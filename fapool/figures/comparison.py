@@ -9,12 +9,13 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fapool.analysis.statistics.units import REPEAT
 from fapool.figures.style import blank, head, short
 
 PANELS = {
-    "tpot_mean": ("TPOT, mean", "ms (line: 95 % interval)"),
-    "tps": ("TPS", "tokens/s (line: 95 % interval)"),
-    "tps_per_charged_gpu": ("TPS per charged GPU", "tokens/s/GPU (line: 95 % interval)"),
+    "tpot_mean": ("TPOT, mean", "ms"),
+    "tps": ("TPS", "tokens/s"),
+    "tps_per_charged_gpu": ("TPS per charged GPU", "tokens/s/GPU"),
 }
 ROOM = 1.35  # of the longest bar: what the value beside it needs
 FILL, EDGE = "#8fa8bf", "#2b3a48"
@@ -52,7 +53,8 @@ def tpot_distribution(requests: Mapping[str, pd.DataFrame], *, title: str) -> Fi
 def comparison(spreads: pd.DataFrame, *, title: str, device: str = "GPU") -> Figure:
     """Bars per run for TPOT, TPS and TPS per charged GPU, from `analysis.comparison.table.spreads`.
 
-    A line is a 95 % interval; none where there are too few repeats for one. `device` is what a GPU
+    A line is a 95 % interval, over repeats or of what varies within the run, as its axis says; none
+    where there are too few repeats for one. `device` is what a GPU
     is called where the ranks are none. A value stands past the end of its bar and line, so that
     neither strikes through it.
     """
@@ -69,7 +71,7 @@ def comparison(spreads: pd.DataFrame, *, title: str, device: str = "GPU") -> Fig
             axes.annotate(
                 text, (end, row), (4, 0), textcoords="offset points", va="center", fontsize=9
             )
-        axes.set(xlabel=unit.replace("GPU", device), ylabel="")
+        axes.set(xlabel=f"{unit.replace('GPU', device)}{_lines(own['units'])}", ylabel="")
         axes.xaxis.set_major_locator(MaxNLocator(3))  # more would run into each other
         axes.xaxis.set_major_formatter(lambda value, _: short(value))
         head(axes, name.replace("GPU", device))
@@ -78,3 +80,12 @@ def comparison(spreads: pd.DataFrame, *, title: str, device: str = "GPU") -> Fig
             axes.set_yticklabels([])
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     return figure
+
+
+def _lines(units: pd.Series) -> str:
+    """What the lines of a panel are, for its axis; nothing where there are none."""
+    known = {unit == REPEAT for unit in units if unit}
+    if not known:
+        return ""
+    over = {True: "over repeats", False: "within a run"}
+    return f" (line: 95 %, {' or '.join(over[one] for one in sorted(known, reverse=True))})"

@@ -105,6 +105,12 @@ def test_energy_is_of_whole_devices_each_counted_once(tables, taken, expected):
     assert [found[f"{name}_output_token"] for name in names] == per_token
 
 
+def test_energy_of_other_passes_is_not_counted(tables):
+    other = energy(("a", 0, 7_000), ("b", 1, 7_000)).assign(repeat=1)
+    both = Tables(**(vars(tables) | {"energy": pd.concat([tables.energy, other])}))
+    assert metrics(both, breakdown(both))["energy_per_output_token"] == pytest.approx(5.5 / 4)
+
+
 def test_a_request_of_one_token_has_no_tpot(tables):
     assert per_request(tables)["tpot_ms"].isna().tolist() == [False, True]
 

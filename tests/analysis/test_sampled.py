@@ -6,7 +6,7 @@ import pytest
 from fapool.analysis.breakdown import PARTS, breakdown
 from fapool.analysis.load import load
 from fapool.analysis.metrics import metrics
-from fapool.analysis.sampled import recorded, sampling
+from fapool.analysis.sampled import recorded, sampling, undisturbed
 from fapool.analysis.steps.timeline import one_step
 from fapool.analysis.summary import by_rank
 from fapool.spec import Workload
@@ -59,6 +59,25 @@ def test_sampled_and_other_steps_stand_side_by_side(sampled, whole):
     assert sampling(table("nnn")) is None
 
 
+def test_steps_that_any_rank_recorded_are_disturbed():
+    assert undisturbed(table("ennn", "nnen"))["step"].tolist() == [1, 3]
+    assert undisturbed(table("ee", "en"))["step"].tolist() == [0, 1]
+    assert set(undisturbed(table("nn", "nn"))["rank"]) == {0}
+
+
+def test_the_decode_step_is_that_of_steps_left_alone(sampled):
+    steps = sampled.steps.query("rank == 0 and kind == 'decode'")
+    wall = (steps["end_ns"] - steps["start_ns"]) / 1e6
+    alone = wall[~steps["step"].isin([1, 5, 9])]
+    assert metrics(sampled, breakdown(sampled))["decode_step"] == pytest.approx(alone.median())
+
+
+def test_the_share_of_sampling_is_what_it_adds_over_all_that_steps_take():
+    steps = table(("e" + 9 * "n") * 10)
+    steps.loc[steps["method"] != "none", "end_ns"] += 500_000
+    assert sampling(steps).share == pytest.approx(10 * 0.5 / (100 * 1.0 + 10 * 0.5))
+
+
 def test_only_steps_with_spans_are_parted(sampled, whole):
     found, full = breakdown(sampled), breakdown(whole)
     decode = found.steps.query("kind == 'decode'")
@@ -81,8 +100,8 @@ def test_sampled_steps_weigh_as_much_as_all_of_their_rank_and_kind(sampled, whol
 def test_metrics_are_of_all_steps(sampled):
     found, steps = metrics(sampled, breakdown(sampled)), sampled.steps
     first = steps.query("rank == 0 and kind == 'decode'")
-    median = (first["end_ns"] - first["start_ns"]).median() / 1e6
-    assert found["decode_step"] == pytest.approx(median)
+    tpot = (first["end_ns"] - first["start_ns"]).mean() / 1e6  # all requests share all steps
+    assert found["tpot_mean"] == pytest.approx(tpot)
     parted = breakdown(sampled).steps.query("role == 'base'")
     computed = 0.0
     for (rank, kind), rows in parted.groupby(["rank", "kind"]):

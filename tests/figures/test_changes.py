@@ -12,12 +12,20 @@ from fapool.spec import Workload
 from tests.synthetic import small_spec, write_run
 
 
-@pytest.fixture(scope="module")
-def change(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("profiles")
-    spec = small_spec(repeats=1, workload=Workload(batch=2, context=96, output=24))
+def changed(folder, repeats):
+    spec = small_spec(repeats=repeats, workload=Workload(batch=2, context=96, output=12))
     pair = studies(write_run(folder, spec), write_run(folder, spec, slow=1.5))
     return changes(*pair)[0]
+
+
+@pytest.fixture(scope="module")
+def change(tmp_path_factory):
+    return changed(tmp_path_factory.mktemp("profiles"), repeats=3)
+
+
+@pytest.fixture(scope="module")
+def within(tmp_path_factory):
+    return changed(tmp_path_factory.mktemp("profiles"), repeats=1)
 
 
 def test_a_bar_a_phase_and_one_for_the_step(change):
@@ -39,7 +47,18 @@ def test_lines_are_the_intervals(change):
 def test_what_may_be_chance_is_pale_and_the_colour_is_the_categorys(change):
     (axes,) = step_changes(change, title="t").axes
     parts = folded(change)
+    assert (parts["p"] < 0.05).any()
+    assert not (parts["p"] < 0.05).all()
     for patch, (_, row) in zip(axes.patches, parts.iterrows(), strict=False):
         assert (patch.get_alpha() == 0.3) == (not row["p"] < 0.05)
     colour = to_hex(axes.patches[0].get_facecolor())
     assert colour == COLOURS[parts.loc[0, "category"]]
+
+
+def test_single_runs_have_no_filled_bar_and_a_legend_and_an_axis_that_say_so(within):
+    figure = step_changes(within, title="t")
+    (axes,) = figure.axes
+    assert {patch.get_alpha() for patch in axes.patches} == {0.3}
+    assert {patch.get_alpha() for patch in figure.legends[0].get_patches()} == {0.3}
+    assert "within these runs" in axes.get_xlabel()
+    assert "p ≥" not in axes.get_xlabel()

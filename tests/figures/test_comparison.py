@@ -29,6 +29,21 @@ def test_a_panel_a_metric_and_a_bar_a_run(found):
         assert widths == pytest.approx(sorted(expected))
 
 
+def test_an_axis_says_of_what_its_lines_speak(found, tmp_path):
+    one = studies(
+        write_run(tmp_path, small_spec(workload=Workload(batch=2, context=96, output=12)))
+    )
+    labels = {
+        name: [axes.get_xlabel() for axes in comparison.comparison(rows, title="t").axes]
+        for name, rows in (("repeats", table.spreads(found)), ("one", table.spreads(one)))
+    }
+    assert labels["repeats"][:2] == [
+        "ms (line: 95 %, over repeats)",
+        "tokens/s (line: 95 %, over repeats)",
+    ]
+    assert labels["one"][:2] == ["ms (line: 95 %, within a run)", "tokens/s"]
+
+
 def test_tpot_has_a_row_a_run(found):
     requests = {study.label: metrics.per_request(study.tables) for study in found}
     figure = comparison.tpot_distribution(requests, title="t")

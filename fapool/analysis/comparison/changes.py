@@ -16,7 +16,7 @@ from fapool.analysis.comparison.pairs import same_work
 from fapool.analysis.kinds import usual
 from fapool.analysis.statistics.sample import LEAST_UNITS, unit_values
 from fapool.analysis.statistics.significance import Contrast, contrast, holm, paired
-from fapool.analysis.statistics.units import block_words, blocks_of
+from fapool.analysis.statistics.units import REPEAT, blocks_of
 from fapool.analysis.study import Study
 from fapool.phases import Category, Role
 
@@ -34,7 +34,8 @@ class Change:
 
     `parts`: a row per (category, phase), the largest change first: a_ms, b_ms, change_ms, low_ms,
     high_ms (95 % interval of the change), p (Holm over the parts). Idle has no phase (""). `step`:
-    the same of the whole step; its p is by itself. `units`: of what the intervals speak.
+    the same of the whole step; its p is by itself. `units`: of what the intervals speak. Where
+    these are not repeats, intervals speak of these two executions alone and there is no p (NaN).
 
     Invariant: the parts sum to the step, in a, in b and in what changed.
     """
@@ -44,6 +45,11 @@ class Change:
     parts: pd.DataFrame
     step: pd.Series
     units: str
+
+    @property
+    def within(self) -> bool:
+        """Whether the intervals are of what varies inside these runs, and nothing has a p."""
+        return self.units != REPEAT
 
     def __post_init__(self) -> None:
         for name in ("a_ms", "b_ms", "change_ms"):
@@ -69,9 +75,9 @@ class _Side:
         """(unit of each step, what it is)."""
         repeats = self.wall.index.get_level_values("repeat")
         if self.repeated:
-            return repeats.to_numpy(), "repeat"
-        number, length = blocks_of(self.wall.reset_index(), self.wall.to_numpy())
-        return number, block_words(length, step="step")
+            return repeats.to_numpy(), REPEAT
+        blocks = blocks_of(self.wall.reset_index(), self.wall.to_numpy())
+        return blocks.number, blocks.words(step="step")
 
     @property
     def repeated(self) -> bool:
@@ -134,26 +140,28 @@ def _in_pairs(a: _Side, b: _Side, alike: bool) -> bool:
 
 def _by_pairs(a: _Side, b: _Side) -> tuple[Against, str]:
     apart = b.wall - a.wall
-    number, length = blocks_of(apart.reset_index(), apart.to_numpy())
+    blocks = blocks_of(apart.reset_index(), apart.to_numpy())
 
     def against(first: pd.Series, second: pd.Series) -> Contrast:
         apart = (second - first).round(12).to_numpy()  # a millionth of a ns: no rounding errors
-        return paired(unit_values(apart, np.ones(len(apart)), number))
+        return paired(unit_values(apart, np.ones(len(apart)), blocks.number)).within()
 
-    return against, f"pairs of {block_words(length, 's', 'step')}"
+    return against, f"pairs of {blocks.words('s', 'step')}"
 
 
 def _by_units(a: _Side, b: _Side) -> tuple[Against, str]:
     (own, unit), (other, other_unit) = a.units(), b.units()
+    words = unit if unit == other_unit else f"{unit} against {other_unit}"
 
     def against(first: pd.Series, second: pd.Series) -> Contrast:
         values = [
             unit_values(ms, np.ones(len(ms)), units)
             for ms, units in ((first, own), (second, other))
         ]
-        return contrast(*values)
+        found = contrast(*values)
+        return found if words == REPEAT else found.within()
 
-    return against, unit if unit == other_unit else f"{unit} against {other_unit}"
+    return against, words
 
 
 def _row(a: _Side, b: _Side, key: tuple[str, str] | None, against: Against) -> tuple[float, ...]:

@@ -10,7 +10,7 @@ from fapool.analysis.statistics import sample
 from fapool.analysis.statistics.sample import Floats
 from fapool.analysis.statistics.units import (
     OF_TPOT,
-    block_words,
+    Blocks,
     blocks_of,
     decode_steps,
     step_weights,
@@ -29,8 +29,9 @@ def same_work(a: Tables, b: Tables) -> bool:
 def differences(a: Study, b: Study) -> dict[str, tuple[Floats, str]]:
     """Metric -> (differences b - a by blocks of steps, what they are); empty where none pair.
 
-    Of TPOT and the decode step; the plain mean of each is the difference of the runs' own values.
-    Where both runs have repeats enough, these are better units: nothing is paired.
+    Of TPOT, whose plain mean is the difference of the runs' own values, and of the decode step,
+    whose differences are those of blocks' medians. Where both runs have repeats enough, these are
+    better units: nothing is paired.
     """
     repeats = [study.tables.steps["repeat"].nunique() for study in (a, b)]
     if min(repeats) >= sample.LEAST_UNITS or not same_work(a.tables, b.tables):
@@ -40,14 +41,18 @@ def differences(a: Study, b: Study) -> dict[str, tuple[Floats, str]]:
 
 def _decode_step(a: Study, b: Study) -> dict[str, tuple[Floats, str]]:
     sides = [decode_steps(study.tables) for study in (a, b)]
-    if sides[0].empty:
+    if sides[0].empty or not _same_steps(*sides):
         return {}
     first, second = (side["ms"].to_numpy() for side in sides)
-    number, length = blocks_of(sides[0], second - first)
-    medians = [pd.Series(ms).groupby(number).median().to_numpy() for ms in (first, second)]
-    apart = medians[1] - medians[0]
-    whole = b.metrics["decode_step"] - a.metrics["decode_step"]
-    return {"decode_step": (apart - apart.mean() + whole, _words(length))}
+    blocks = blocks_of(sides[0], second - first)
+    medians = [pd.Series(ms).groupby(blocks.number).median().to_numpy() for ms in (first, second)]
+    return {"decode_step": (medians[1] - medians[0], _words(blocks))}
+
+
+def _same_steps(first: pd.DataFrame, second: pd.DataFrame) -> bool:
+    """Whether the same steps were left undisturbed in both."""
+    keys = [rows[["repeat", "step"]].reset_index(drop=True) for rows in (first, second)]
+    return keys[0].equals(keys[1])
 
 
 def _tpot(a: Study, b: Study) -> dict[str, tuple[Floats, str]]:
@@ -57,15 +62,15 @@ def _tpot(a: Study, b: Study) -> dict[str, tuple[Floats, str]]:
     if not np.allclose(weights, other_weights):
         return {}
     first, second = (_ms(rows) for rows in (steps, others))
-    number, length = blocks_of(steps, second - first)
+    blocks = blocks_of(steps, second - first)
     found = {}
     for name in OF_TPOT:
         values = [study.metrics[name] for study in (a, b)]
         if None not in values:
             own = first * (values[0] / (first @ weights))
             apart = second * (values[1] / (second @ weights)) - own
-            apart = sample.unit_values(apart * weights, weights, number)
-            found[name] = (apart * weights.sum(), _words(length))
+            apart = sample.unit_values(apart * weights, weights, blocks.number)
+            found[name] = (apart * weights.sum(), _words(blocks))
     return found
 
 
@@ -73,5 +78,5 @@ def _ms(steps: pd.DataFrame) -> Floats:
     return ((steps["end_ns"] - steps["start_ns"]) / 1e6).to_numpy()
 
 
-def _words(length: int) -> str:
-    return f"pairs of {block_words(length, 's')}"
+def _words(blocks: Blocks) -> str:
+    return f"pairs of {blocks.words('s')}"

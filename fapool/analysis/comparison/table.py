@@ -14,13 +14,17 @@ import pandas as pd
 from fapool.analysis.comparison.pairs import differences as differences_in_pairs
 from fapool.analysis.metrics import DEFINITIONS, UNRATED
 from fapool.analysis.statistics.significance import contrast, paired
-from fapool.analysis.statistics.units import units
+from fapool.analysis.statistics.units import REPEAT, units
 from fapool.analysis.study import Study, studies
 from fapool.spec import RunSpec
 from fapool.store import Run
 
 CONTRAST = ["a", "b", "change", "low", "high", "p", "test", "hedges_g", "units"]
-NOT_COMPARED = {"name", "capture"}
+NOT_COMPARED = {
+    "name": True,
+    "capture": {"live_hz": True, "profile_steps": True, "memory_snapshot": True},
+}
+"""Fields that change nothing that is measured; what spans and samples take is in every step."""
 
 
 def compare(*runs: Run) -> pd.DataFrame:
@@ -49,20 +53,23 @@ def contrasts(a: Study, b: Study) -> pd.DataFrame:
     """What a metric of `b` is beside that of `a`; index: metric, of those with an interval in both.
 
     Columns: a, b, change, low, high (95 % interval of the change), p (of this metric by itself),
-    test, hedges_g, units (of what the interval speaks), all but the last three in the metric's
-    unit. Steps that did the same work are compared in pairs where there are no repeats.
+    test, hedges_g, units (of what the interval speaks), all but the last four in the metric's
+    unit. Steps that did the same work are compared in pairs where there are no repeats; the
+    interval then speaks of these two executions alone, and there is no p, test or g.
     """
     sides, pairs, rows = (units(a), units(b)), differences_in_pairs(a, b), {}
     for name in DEFINITIONS:
         if name in pairs:
             values, unit = pairs[name]
-            found = paired(values)
+            found = paired(values).within()
         elif all(name in side for side in sides):
             first, second = (side[name] for side in sides)
             found = contrast(first.values, second.values)
             unit = " against ".join(dict.fromkeys((first.unit, second.unit)))
+            found = found if unit == REPEAT else found.within()
         else:
             continue
+        found = found.about(b.metrics[name] - a.metrics[name])
         rows[name] = {"a": a.metrics[name], "b": b.metrics[name], "change": found.difference}
         rows[name] |= {name: getattr(found, name) for name in ("low", "high", "p", "test")}
         rows[name] |= {"hedges_g": found.hedges_g, "units": unit}
@@ -70,7 +77,7 @@ def contrasts(a: Study, b: Study) -> pd.DataFrame:
 
 
 def spreads(found: Sequence[Study]) -> pd.DataFrame:
-    """Metrics of each run with their 95 % intervals: label, metric, value, low, high.
+    """Metrics of each run with their 95 % intervals: label, metric, value, low, high, units.
 
     `tpot_mean`, `tps` and `tps_per_charged_gpu`; missing where there is nothing to measure, and
     intervals where there are too few units (see `statistics.units`).
@@ -82,15 +89,15 @@ def spreads(found: Sequence[Study]) -> pd.DataFrame:
             value = study.metrics[name]
             between = own[name].interval if name in own else None
             ends = (between.low, between.high) if between else (np.nan, np.nan)
-            rows.append((study.label, name, value, *ends))
-    table = pd.DataFrame(rows, columns=["label", "metric", "value", "low", "high"])
+            rows.append((study.label, name, value, *ends, own[name].unit if between else ""))
+    table = pd.DataFrame(rows, columns=["label", "metric", "value", "low", "high", "units"])
     return table.astype({name: float for name in ("value", "low", "high")})
 
 
 def differences(*specs: RunSpec) -> dict[str, list[Any]]:
     """Dotted field -> value in each spec, for the fields that are not the same in all.
 
-    Name and capture are left out: they change nothing that is measured.
+    Those of `NOT_COMPARED` are left out.
     """
     flat = [_flatten(spec.model_dump(mode="json", exclude=NOT_COMPARED)) for spec in specs]
     fields = dict.fromkeys(field for values in flat for field in values)

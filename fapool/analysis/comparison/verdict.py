@@ -18,7 +18,7 @@ from fapool.analysis.statistics.significance import Contrast, contrast, holm, pa
 from fapool.analysis.study import check_worth
 from fapool.errors import StoreError
 from fapool.protocol import PAPER, Protocol
-from fapool.spec import RunSpec
+from fapool.spec import Plan, RunSpec
 from fapool.store import Run
 
 FREE = ("name", "workload", "plan")
@@ -116,28 +116,43 @@ def verdicts(runs: Sequence[Run], protocol: Protocol = PAPER) -> list[Verdict]:
 
 def _sides(runs: Sequence[Run], protocol: Protocol) -> dict[tuple[str, str], Side]:
     """(plan, category) -> side, in the order of the runs."""
-    grouped: dict[tuple[str, str], dict[int, Floats]] = {}
+    grouped: dict[tuple[Plan, str], dict[int, Floats]] = {}
     first: RunSpec | None = None
     for run in runs:
         check_worth(run)
         spec = run.spec
         first = first or spec
         category = _admit(run, spec, first, protocol)
-        trials = grouped.setdefault((str(spec.plan), category), {})
+        trials = grouped.setdefault((spec.plan, category), {})
         if spec.workload.seed in trials:
             raise StoreError(f"{run.name}: trial {spec.workload.seed + 1} of {category} is there")
         tpot = per_request(load(run))["tpot_ms"].dropna().to_numpy()
         if not len(tpot):
             raise StoreError(f"{run.name}: outputs of one token have no TPOT; ask for more")
         trials[spec.workload.seed] = tpot
+    labels = _labels([plan for plan, _ in grouped])
     return {
-        (plan, category): Side(
-            plan=plan,
+        (labels[plan], category): Side(
+            plan=labels[plan],
             seeds=tuple(sorted(trials)),
             trials=tuple(trials[seed] for seed in sorted(trials)),
         )
         for (plan, category), trials in grouped.items()
     }
+
+
+def _labels(plans: Sequence[Plan]) -> dict[Plan, str]:
+    """A name for each plan that no other has: where several print alike, by what differs."""
+    found = {}
+    for plan in plans:
+        alike = [other for other in plans if str(other) == str(plan)]
+        fields = [
+            f"{name} {value}"
+            for name, value in plan
+            if any(getattr(other, name) != value for other in alike)
+        ]
+        found[plan] = ", ".join([str(plan), *fields])
+    return found
 
 
 def _admit(run: Run, spec: RunSpec, first: RunSpec, protocol: Protocol) -> str:

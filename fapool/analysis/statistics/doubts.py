@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
 from fapool.analysis.metrics import per_request
+from fapool.analysis.sampled import Sampling
 from fapool.analysis.statistics.sample import LEAST_UNITS, blocks, unit_values, variation
-from fapool.analysis.statistics.units import decode_steps
+from fapool.analysis.statistics.units import ALIKE, Units, decode_steps, units
 from fapool.analysis.study import Study
 from fapool.analysis.wording import count
 
@@ -32,6 +33,10 @@ FAR = 3.0
 
 OUTLIERS_WORTH = 0.01
 """Share of the mean that far values must hold to be worth a word."""
+
+
+SAMPLING_WORTH = 0.01
+"""Share of the decode steps that sampling must hold to be worth a word."""
 
 
 def too_few_units(num: int, unit: str, claim: str = "an interval") -> list[str]:
@@ -56,14 +61,14 @@ def drifting(values: ArrayLike, of: str) -> list[str]:
     for a trend), and Theil-Sen's slope for how much.
     """
     x = np.asarray(values, float)
-    units = unit_values(x, np.ones(len(x)), blocks(x)) if len(x) else x
-    if len(units) < LEAST_BLOCKS or not np.ptp(units):
+    means = unit_values(x, np.ones(len(x)), blocks(x)) if len(x) else x
+    if len(means) < LEAST_BLOCKS or not np.ptp(means):
         return []
-    order = np.arange(len(units))
-    if stats.kendalltau(order, units).pvalue >= TREND:
+    order = np.arange(len(means))
+    if stats.kendalltau(order, means).pvalue >= TREND:
         return []
-    slope = float(stats.theilslopes(units, order).slope) * (len(units) - 1)
-    share = slope / abs(np.median(units))
+    slope = float(stats.theilslopes(means, order).slope) * (len(means) - 1)
+    share = slope / abs(np.median(means))
     if abs(share) <= DRIFT_LIMIT:
         return []
     way = "longer" if share > 0 else "shorter"
@@ -98,6 +103,26 @@ def far_out(values: ArrayLike, of: str) -> list[str]:
     ]
 
 
+def too_alike(found: Iterable[Units]) -> list[str]:
+    """A word if neighbouring blocks resemble each other: intervals over them are too narrow."""
+    if not any(ALIKE in own.unit for own in found):
+        return []
+    return [
+        "neighbouring blocks of steps still resemble each other: 95 % intervals over them hold "
+        "their value less often than that; take more output tokens, or repeats"
+    ]
+
+
+def sampled_heavily(found: Sampling | None) -> list[str]:
+    """A word if sampling holds more than 1 % of what the decode steps, and so tokens, take."""
+    if found is None or found.share <= SAMPLING_WORTH:
+        return []
+    return [
+        f"sampling is about {found.share:.0%} of TPOT ({found.words}): set capture.sample_every "
+        "higher, or look at decode_step, which leaves the sampled out"
+    ]
+
+
 def _times(ratio: float) -> str:
     return f"{ratio:.1f} times"
 
@@ -114,8 +139,11 @@ def of_run(study: Study) -> list[str]:
     requests = per_request(study.tables)
     found += too_few_for_percentile(len(requests), 99, "request")
     steps = decode_steps(study.tables)
+    steps = steps[steps["method"].isin(steps["method"].mode()[:1])]  # others take other times
     ms = steps["ms"].to_numpy()
+    found += sampled_heavily(study.sampling)
     found += drifting(ms, "decode steps") + far_out(ms, "decode step")
+    found += too_alike(units(study).values())
     if repeats >= LEAST_UNITS:
         found += spread_too_wide(steps.groupby("repeat")["ms"].mean(), "repeats' decode steps")
     return found

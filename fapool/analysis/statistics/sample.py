@@ -154,6 +154,31 @@ def blocks(values: ArrayLike) -> Ints:
     return np.arange(n, dtype=np.int64) * count // max(1, n)
 
 
+def alike(values: ArrayLike, number: Ints) -> bool:
+    """Whether blocks `number` of consecutive values are too short: their means still hang together.
+
+    So they do where values resemble each other for longer than a block: (1 + r) / (1 - r), the
+    integrated time of an AR(1) series of their first autocorrelation r; or where r of the blocks'
+    means is above 0, one-sided at 5 %. Straight trends are taken out before: they come back
+    with the same steps.
+    """
+    x = np.asarray(values, float)
+    means = np.bincount(number, x) / np.bincount(number)
+    if len(means) < LEAST_UNITS:
+        return False
+    r = _first_autocorrelation(x)
+    longer = (1 + r) / (1 - r) > len(x) / len(means)
+    return longer or _first_autocorrelation(means) * np.sqrt(len(means)) > stats.norm.ppf(0.95)
+
+
+def _first_autocorrelation(x: Floats) -> float:
+    """Of what a straight line leaves; 0 where it leaves nothing."""
+    away, order = x - x.mean(), np.arange(len(x)) - (len(x) - 1) / 2
+    left = away - order * (order @ away) / (order @ order)
+    whole = float(left @ left)
+    return float(left[1:] @ left[:-1]) / whole if whole > 1e-6 * float(away @ away) else 0.0
+
+
 def _means(x: Floats, length: int) -> Floats:
     count = len(x) // length
     return x[: count * length].reshape(count, length).mean(axis=1)

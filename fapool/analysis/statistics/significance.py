@@ -10,7 +10,7 @@ a paired t, or Wilcoxon's signed ranks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -49,6 +49,16 @@ class Contrast:
     hedges_g: float
     cliffs_delta: float
     units: tuple[int, int]
+
+    def about(self, difference: float) -> Contrast:
+        """The same with its interval moved to stand about `difference`; p and sizes stay."""
+        away = difference - self.difference
+        return replace(self, difference=difference, low=self.low + away, high=self.high + away)
+
+    def within(self) -> Contrast:
+        """The same without p and size: parts of one execution tell nothing of a next one."""
+        unknown = dict.fromkeys(("p", "t_p", "ranks_p", "hedges_g", "cliffs_delta"), np.nan)
+        return replace(self, test="", **unknown)
 
 
 def contrast(a: ArrayLike, b: ArrayLike, *, seed: int = 0) -> Contrast:

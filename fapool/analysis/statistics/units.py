@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from fapool.analysis.kinds import decode_on_rank_0
 from fapool.analysis.load import Tables
 from fapool.analysis.metrics import DEFINITIONS, UNRATED, metrics, per_request
+from fapool.analysis.sampled import undisturbed
 from fapool.analysis.statistics import sample
 from fapool.analysis.statistics.sample import Floats, Interval, Ints
 from fapool.analysis.study import Study
@@ -24,20 +24,41 @@ from fapool.analysis.wording import count
 WITHOUT = UNRATED | {f"{name}_p{q}" for name in ("ttft", "tpot") for q in (90, 99)}
 """Metrics without an interval: no measurements, or decided by a few extreme requests."""
 
+REPEAT = "repeat"
+ALIKE = " (alike: perhaps too narrow)"
 OF_TPOT = ("tpot_mean", "tpot_gpu", "tpot_charged_gpu")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Units:
-    """Independent values [n] of one metric, in its unit; their mean is the run's own value."""
+    """Independent values [n] of one metric, in its unit, and `whole`, the run's own value.
+
+    The mean of the values is not the run's value where that is a median or a ratio over all.
+    Tests take the values as they are: ranks would find a common shift of them, however small.
+    """
 
     values: Floats
-    unit: str  # "repeat", "block of 6 decode steps", "wave"
+    whole: float
+    unit: str  # REPEAT, "block of 6 decode steps", "wave"
 
     @property
     def interval(self) -> Interval:
-        """Of the mean."""
-        return sample.interval(self.values)
+        """Of the mean of the values, moved to stand about `whole`."""
+        found, away = sample.interval(self.values), self.whole - float(self.values.mean())
+        return replace(found, low=found.low + away, high=found.high + away)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """`number` of each step's block, steps of a block, and whether blocks are still `alike`."""
+
+    number: Ints
+    length: int
+    alike: bool
+
+    def words(self, plural: str = "", step: str = "decode step") -> str:
+        """`block of 6 decode steps`, and a warning where blocks resemble their neighbours."""
+        return f"block{plural} of {count(self.length, step)}{ALIKE if self.alike else ''}"
 
 
 def units(study: Study) -> dict[str, Units]:
@@ -46,7 +67,7 @@ def units(study: Study) -> dict[str, Units]:
     if len(repeats) >= sample.LEAST_UNITS:
         each = [_metrics_of(study, repeat) for repeat in repeats]
         found = {
-            name: (np.array([one[name] for one in each], float), "repeat") for name in DEFINITIONS
+            name: (np.array([one[name] for one in each], float), REPEAT) for name in DEFINITIONS
         }
     else:
         found = _within(study)
@@ -56,24 +77,25 @@ def units(study: Study) -> dict[str, Units]:
         if name in WITHOUT or value is None or len(values) < sample.LEAST_UNITS:
             continue
         if not np.isnan(values).any():
-            kept[name] = Units(values=values - values.mean() + value, unit=unit)
+            kept[name] = Units(values=values, whole=value, unit=unit)
     return kept
 
 
 def decode_steps(tables: Tables) -> pd.DataFrame:
-    """Decode steps of rank 0 in order: the columns of `steps`, and `ms`."""
-    own = decode_on_rank_0(tables.steps)
+    """Undisturbed decode steps of rank 0 in order: the columns of `steps`, and `ms`."""
+    own = undisturbed(tables.steps)
     return own.assign(ms=(own["end_ns"] - own["start_ns"]) / 1e6)
 
 
-def blocks_of(steps: pd.DataFrame, ms: Floats) -> tuple[Ints, int]:
-    """(block of each step, steps of a block); no block reaches over the end of a repeat."""
-    number, first = np.zeros(len(steps), np.int64), 0
+def blocks_of(steps: pd.DataFrame, ms: Floats) -> Blocks:
+    """Blocks of steps by their `ms`; none reaches over the end of a repeat."""
+    number, first, alike = np.zeros(len(steps), np.int64), 0, False
     for _, rows in steps.reset_index(drop=True).groupby("repeat"):
         own = sample.blocks(ms[rows.index])
         number[rows.index] = first + own
+        alike |= sample.alike(ms[rows.index], own)
         first += int(own.max()) + 1
-    return number, round(len(steps) / max(1, first))
+    return Blocks(number=number, length=round(len(steps) / max(1, first)), alike=alike)
 
 
 def _metrics_of(study: Study, repeat: int) -> Mapping[str, float | None]:
@@ -102,9 +124,9 @@ def _within(study: Study) -> dict[str, tuple[Floats, str]]:
     if steps.empty:
         return found
     ms = steps["ms"].to_numpy()
-    number, length = blocks_of(steps, ms)
-    medians = pd.Series(ms).groupby(number).median().to_numpy()
-    found["decode_step"] = (medians, block_words(length))
+    blocks = blocks_of(steps, ms)
+    medians = pd.Series(ms).groupby(blocks.number).median().to_numpy()
+    found["decode_step"] = (medians, blocks.words())
     return found | _tpot(study)
 
 
@@ -114,17 +136,18 @@ def _tpot(study: Study) -> dict[str, tuple[Floats, str]]:
     if not len(steps):
         return {}
     ms = ((steps["end_ns"] - steps["start_ns"]) / 1e6).to_numpy()
-    number, length = blocks_of(steps, ms)
-    values = sample.unit_values(ms * weights, weights, number)
+    blocks = blocks_of(steps, ms)
+    values = sample.unit_values(ms * weights, weights, blocks.number)
     relative = values / values.mean()
-    return {
-        name: (relative * (study.metrics[name] or np.nan), block_words(length)) for name in OF_TPOT
-    }
+    return {name: (relative * (study.metrics[name] or np.nan), blocks.words()) for name in OF_TPOT}
 
 
-def block_words(length: int, plural: str = "", step: str = "decode step") -> str:
-    """`block of 6 decode steps`."""
-    return f"block{plural} of {count(length, step)}"
+def scope(units: str) -> str:
+    """What 95 % intervals over `units` speak of, and why nothing has a p, in words."""
+    if units == REPEAT:
+        return "95 % intervals over repeats"
+    least = sample.LEAST_UNITS
+    return f"95 % intervals within these runs, over {units}; no p from fewer than {least} repeats"
 
 
 def step_weights(tables: Tables) -> tuple[pd.DataFrame, Floats]:

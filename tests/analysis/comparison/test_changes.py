@@ -25,6 +25,13 @@ def pair(tmp_path_factory):
     return studies(write_run(folder, spec()), write_run(folder, spec(), slow=1.5))
 
 
+@pytest.fixture(scope="module")
+def repeated(tmp_path_factory):
+    folder, work = tmp_path_factory.mktemp("profiles"), Workload(batch=2, context=96, output=4)
+    runs = [spec(repeats=3, workload=work)] * 2
+    return studies(*(write_run(folder, run, slow=s) for run, s in zip(runs, (1, 1.5), strict=True)))
+
+
 def test_parts_sum_to_what_the_step_of_each_role_changed(pair):
     found = changes(*pair)
     assert [change.role for change in found] == [Role.BASE, Role.POOL]
@@ -42,13 +49,21 @@ def test_a_part_is_the_mean_over_the_ranks_of_its_role(pair):
     assert base.loc[(Category.COMPUTE, "ffn"), "b_ms"] == pytest.approx(shares["ms"].mean())
 
 
-def test_the_largest_change_comes_first_and_what_stayed_is_not_significant(pair):
-    parts = changes(*pair)[0].parts
+def test_the_largest_change_comes_first_and_what_stayed_is_not_significant(repeated):
+    parts = changes(*repeated)[0].parts
     assert (np.diff(parts["change_ms"].abs()) <= 1e-12).all()
     same = parts.set_index(["category", "phase"]).loc[(Category.COMMUNICATION, "send_query")]
     assert same["p"] == 1
     assert (parts.iloc[0][["low_ms", "p"]] > [0, -1]).all()
     assert parts.iloc[0]["p"] < 0.01
+
+
+def test_blocks_of_single_runs_have_intervals_but_no_p(pair):
+    for change in changes(*pair):
+        assert change.within
+        assert change.parts["p"].isna().all()
+        assert np.isnan(change.step["p"])
+        assert change.step["low_ms"] < change.step["change_ms"] < change.step["high_ms"]
 
 
 def test_steps_of_the_same_work_are_compared_in_pairs(pair, tmp_path):

@@ -1,12 +1,16 @@
 """Runs side by side, and runs that may not stand there."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
+from scipy import stats
 
 from fapool.analysis.comparison.table import compare, contrasts, differences, spreads
-from fapool.analysis.metrics import DEFINITIONS
+from fapool.analysis.metrics import DEFINITIONS, metrics
 from fapool.analysis.study import studies
 from fapool.errors import StoreError
-from fapool.spec import FAPool, Static, Workload
+from fapool.spec import Capture, FAPool, Static, Workload
 from fapool.store import Store
 from tests.synthetic import small_spec, write_run
 
@@ -63,6 +67,7 @@ def test_intervals_hold_their_values_and_are_missing_where_there_are_too_few_rep
     found = spreads(studies(*runs)).set_index(["label", "metric"])
     assert len(found) == 6
     known = found.dropna()
+    assert set(known["units"]) == {"repeat", "block of 3 decode steps"}
     assert set(found.index.difference(known.index)) == {
         (runs[1].name, "tps"), (runs[1].name, "tps_per_charged_gpu")
     }  # fmt: skip
@@ -79,6 +84,37 @@ def test_repeats_stand_against_repeats(tmp_path):
     assert {"tps", "utilisation_pool"} <= set(found.index)
 
 
+def test_p_is_of_the_repeats_own_values_and_the_interval_stands_about_the_change(tmp_path):
+    spec = small_spec(repeats=4, workload=Workload(batch=2, context=96, output=9))
+    runs = studies(write_run(tmp_path, spec), write_run(tmp_path, spec, slow=1.01))
+    rng = np.random.default_rng(1)
+    sides = [shortened(run, rng.integers(0, 90_000, 4)) for run in runs]
+    rows = [of_rank_0(side) for side in sides]
+    ms = [(own["end_ns"] - own["start_ns"]) / 1e6 for own in rows]
+    medians = [took.groupby(own["repeat"]).median() for took, own in zip(ms, rows, strict=True)]
+    expected = stats.ttest_ind(medians[1], medians[0], equal_var=False)
+    found = contrasts(*sides).loc["decode_step"]
+    assert found["p"] == pytest.approx(expected.pvalue, rel=1e-6)
+    assert found["change"] == pytest.approx(ms[1].median() - ms[0].median())
+    low, high = expected.confidence_interval(0.95)
+    assert found["high"] - found["low"] == pytest.approx(high - low, rel=1e-6)
+    assert found["high"] + found["low"] == pytest.approx(2 * found["change"])
+
+
+def shortened(side, ns):
+    """Decode steps of rank 0 that end `ns` earlier, one number a repeat."""
+    steps = side.tables.steps.copy()
+    own = (steps["rank"] == 0) & (steps["kind"] == "decode")
+    steps.loc[own, "end_ns"] -= ns[steps.loc[own, "repeat"]]
+    tables = replace(side.tables, steps=steps)
+    return replace(side, tables=tables, metrics=metrics(tables, side.parted))
+
+
+def of_rank_0(side):
+    steps = side.tables.steps
+    return steps[(steps["rank"] == 0) & (steps["kind"] == "decode")]
+
+
 def test_steps_of_the_same_work_are_paired_and_others_are_not(tmp_path):
     spec = small_spec(repeats=1, workload=Workload(batch=2, context=96, output=24))
     a, b = (write_run(tmp_path, spec, slow=slow) for slow in (1, 1.1))
@@ -87,8 +123,21 @@ def test_steps_of_the_same_work_are_paired_and_others_are_not(tmp_path):
     assert set(paired["units"]) == {"pairs of blocks of 3 decode steps"}
     assert set(unpaired["units"]) == {"block of 3 decode steps"}
     assert paired["change"].to_numpy() == pytest.approx((paired["b"] - paired["a"]).to_numpy())
-    assert (paired["p"] < 1e-3).all()  # a tenth slower, whereas later steps are a fifth slower
-    assert (unpaired["p"] > 0.01).all()
+    assert (paired["low"] > 0).all()  # a tenth slower, whereas later steps are a fifth slower
+    assert (unpaired.loc[["tpot_mean", "decode_step"], "low"] < 0).all()
+
+
+def test_without_three_repeats_on_either_side_no_difference_has_a_p(tmp_path):
+    work = Workload(batch=2, context=96, output=24)
+    few, enough = (small_spec(repeats=n, workload=work) for n in (2, 3))
+    runs = studies(*(write_run(tmp_path, spec, slow=2) for spec in (few, few, enough, enough)))
+    for a, b in ((0, 1), (0, 2), (2, 0)):
+        found = contrasts(runs[a], runs[b])
+        assert len(found) >= 4
+        assert found[["p", "hedges_g"]].isna().all(axis=None)
+        assert set(found["test"]) == {""}
+        assert found[["low", "high"]].notna().all(axis=None)
+    assert contrasts(runs[2], runs[3])["p"].notna().all()
 
 
 def test_differences_name_the_fields_that_differ_and_no_others():
@@ -110,6 +159,27 @@ def test_differences_name_the_fields_that_differ_and_no_others():
         "workload.context": [96, 90],
     }
     assert differences(first, first) == {}
+
+
+def test_spans_and_samples_are_differences_and_what_only_looks_on_is_none():
+    first = small_spec(capture=Capture(live_hz=1, profile_steps=2, memory_snapshot=True))
+    assert differences(first, small_spec()) == {}
+    other = small_spec(capture=Capture(sample_every=1, spans=False, memory=False))
+    assert differences(first, other) == {
+        "capture.spans": [True, False],
+        "capture.memory": [True, False],
+        "capture.sample_every": [16, 1],
+    }
+
+
+def test_steps_are_paired_only_where_both_left_the_same_alone(tmp_path):
+    spec = small_spec(repeats=1, workload=Workload(batch=2, context=96, output=24))
+    runs = [write_run(tmp_path, spec, sample_every=n) for n in (4, 8)]
+    found = contrasts(*studies(*runs))
+    assert found.loc["decode_step", "units"] == "block of 3 decode steps"
+    assert found.loc["tpot_mean", "units"] == "pairs of blocks of 3 decode steps"
+    low, high = found.loc["decode_step", ["low", "high"]]
+    assert low < 0 < high  # the same steps, but for what sampling adds
 
 
 def test_numbers_of_gpus_have_no_ratio(tmp_path):

@@ -79,6 +79,23 @@ def test_fewer_sequences_and_trials_are_told_with_what_they_cost(tmp_path, runs)
     assert words["trials"].startswith("2 of 3; with fewer than 3 nothing")
 
 
+def test_plans_that_print_alike_are_two_sides_named_by_what_differs(tmp_path):
+    plans = [FAPool(base=2, pool=2, threshold=limit) for limit in (64, 96)]
+    assert str(plans[0]) == str(plans[1])
+    some = [
+        run
+        for plan, slow in zip(plans, (2, 1), strict=True)
+        for run in runs_of(tmp_path, plan, slow=slow)
+    ]
+    found = verdicts(some, SMALL)
+    assert [(one.a.plan, one.b.plan) for one in found] == [
+        ("FAPool(2,2), threshold 64", "FAPool(2,2), threshold 96")
+    ] * 2
+    short = [run for run in some if run.spec.workload.shortest == 16]  # three trials a plan
+    means = [per_request(load(run))["tpot_ms"].mean() for run in short]
+    assert found[0].ratio == pytest.approx(sum(means[:3]) / sum(means[3:]))
+
+
 def test_trials_that_differ_fail_their_limit(tmp_path):
     wild = [*runs_of(tmp_path, PLANS[0], slow=2, jitter=0.3), *runs_of(tmp_path, PLANS[1])]
     assert "across trials" in failing(verdicts(wild, SMALL)[0])

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from fapool.analysis.sampled import Sampling
 from fapool.analysis.statistics import doubts
+from fapool.analysis.statistics.units import units
 from fapool.analysis.study import study
 from fapool.spec import Workload
 from tests.synthetic import small_spec, write_run
@@ -72,6 +74,41 @@ def test_a_run_of_one_repeat_and_few_requests_says_both(tmp_path):
         "p99 of 2 requests is little more than the largest",
         "decode steps get 26% longer from the first to the last",
     ]
+
+
+def test_sampling_that_takes_its_time_is_said_with_its_share():
+    taken = {"sampled": 10, "others": 90, "others_ms": 1.0}
+    (said,) = doubts.sampled_heavily(Sampling(sampled_ms=1.5, **taken))
+    assert said.startswith("sampling is about 5% of TPOT (1 in 10 decode steps")  # 5 of 105 ms
+    assert doubts.sampled_heavily(Sampling(sampled_ms=1.05, **taken)) == []
+    assert doubts.sampled_heavily(None) == []
+
+
+def test_sampled_steps_are_no_outliers_of_the_others(tmp_path):
+    work = Workload(batch=2, context=96, output=40)
+    run = study(write_run(tmp_path, small_spec(repeats=1, workload=work), sample_every=8))
+    steps = run.tables.steps
+    far = (steps["kind"] == "decode") & (steps["method"] != "none")
+    steps.loc[far, "end_ns"] += 20_000_000  # ten times a step
+    assert any("decode steps took" in said for said in doubts.far_out(_ms(steps), "decode step"))
+    assert not any("the median or more" in sentence for sentence in doubts.of_run(run))
+
+
+def _ms(steps):
+    own = steps[(steps["rank"] == 0) & (steps["kind"] == "decode")]
+    return (own["end_ns"] - own["start_ns"]) / 1e6
+
+
+def test_steps_that_resemble_their_neighbours_for_too_long_have_doubtful_intervals(tmp_path):
+    work = Workload(batch=2, context=96, output=41)
+    run = study(write_run(tmp_path, small_spec(repeats=1, workload=work)))
+    assert not any("resemble" in sentence for sentence in doubts.of_run(run))
+    steps = run.tables.steps
+    slow = (steps["kind"] == "decode") & (steps["step"] // 8 % 2 == 0)  # eight slow, eight fast
+    steps.loc[slow, "end_ns"] += 500_000
+    (said,) = [sentence for sentence in doubts.of_run(run) if "resemble" in sentence]
+    assert said.startswith("neighbouring blocks of steps still resemble each other")
+    assert "perhaps too narrow" in units(run)["decode_step"].unit
 
 
 def test_repeats_enough_are_not_doubted(tmp_path):

@@ -8,6 +8,7 @@ from scipy import stats
 
 from fapool.analysis.statistics.sample import (
     LEAST_RESAMPLED,
+    alike,
     blocks,
     describe,
     interval,
@@ -91,6 +92,36 @@ def test_blocks_cover_the_mean_of_steps_that_resemble_their_neighbours():
 
     assert covered(blocks) >= 0.89
     assert covered(lambda x: np.arange(len(x))) < 0.75  # each step by itself: far too narrow
+
+
+def test_blocks_that_cannot_grow_long_enough_are_said_to_be_alike():
+    rng = np.random.default_rng(7)
+
+    def said(rho: float, n: int) -> tuple[float, float]:
+        """(share of series with a warning, share of intervals that cover)."""
+        series = [autocorrelated(rng, n, rho) for _ in range(100)]
+        numbers = [blocks(x) for x in series]
+        units = [unit_values(x, np.ones(n), own) for x, own in zip(series, numbers, strict=True)]
+        found = [interval(x) for x in units]
+        warned = [alike(x, own) for x, own in zip(series, numbers, strict=True)]
+        return np.mean(warned), np.mean([one.low <= 0 <= one.high for one in found])
+
+    warned, covered = said(0.9, 40)
+    assert covered < 0.75
+    assert warned >= 0.85
+    warned, covered = said(0.0, 40)
+    assert covered >= 0.88
+    assert warned <= 0.07
+    warned, covered = said(0.7, 400)
+    assert covered >= 0.83
+    assert warned <= 0.15
+
+
+def test_a_straight_line_is_not_what_neighbours_have_in_common():
+    noise = np.random.default_rng(1).normal(size=60)
+    for x in (np.arange(60.0), np.arange(60) + noise, np.ones(60)):
+        assert not alike(x, blocks(x))
+    assert not alike(np.arange(5.0), np.zeros(5, int))
 
 
 def test_repeats_cover_the_mean_of_requests_that_share_their_repeat():
