@@ -85,6 +85,7 @@ def _splits(tables: Tables, unsure: dict[int, int]) -> tuple[int, int, int]:
     events, met = tables.events, exchanges.match(tables.events)
     rank, awaited = events["rank"].to_numpy(), met.awaited
     waits = np.flatnonzero((awaited >= 0) & (awaited != rank))
+    waits = waits[np.unique(met.span[waits], return_index=True)[1]]
     of_rank = np.zeros(max([*unsure, *rank.tolist(), 0]) + 1, np.int64)
     of_rank[list(unsure)] = list(unsure.values())
     arrival = met.arrival_ns[waits]

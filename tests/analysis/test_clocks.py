@@ -5,7 +5,7 @@ import pytest
 
 from fapool.analysis.clocks import clocks
 from fapool.analysis.load import load
-from fapool.spec import Static
+from fapool.spec import FAPool, Static
 from fapool.store import Run
 from tests.synthetic import small_spec, write_run
 
@@ -31,6 +31,15 @@ def run(tmp_path) -> Run:
 def test_a_split_is_close_when_both_clocks_together_may_move_it_past_an_end(run, unsure, close):
     found = clocks(with_clocks(run, *unsure), load(run))
     assert (found.splits, found.close) == (16, close)
+
+
+def test_a_wait_for_several_senders_is_split_once(tmp_path):
+    spec = small_spec(plan=FAPool(base=1, pool=3, threshold=64))
+    run = with_clocks(write_run(tmp_path, spec, at_once=True), 1, 1, 1, 1)
+    tables = load(run)
+    waits = tables.events[tables.events["phase"].str.startswith("wait_")]
+    spans = waits.drop_duplicates(["repeat", "rank", "start_ns"])
+    assert clocks(run, tables).splits == len(spans) < len(waits)
 
 
 def test_the_two_worst_clocks_are_said_together(run):

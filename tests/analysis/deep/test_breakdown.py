@@ -261,3 +261,34 @@ def test_steps_end_where_the_device_gets_to_their_borders(tmp_path):
     assert steps["wall_ns"].tolist() == [60, 120]
     assert steps["compute_ns"].tolist() == [40, 40]
     assert (steps[PARTS].sum(axis=1) == steps["wall_ns"]).all()
+
+
+@pytest.mark.parametrize("graphs", [False, True], ids=["launched", "replayed"])
+@pytest.mark.parametrize("arrivals", [(20, 90), (90, 20), (20, 90, 60)])
+def test_a_wait_for_several_senders_is_synchronization_until_the_last(tmp_path, arrivals, graphs):
+    """Ranks 1, 2, ... send at `arrivals`; the base's one kernel waits for all, from 10 to 100."""
+    channels = [f"{rank}>0" for rank in range(1, len(arrivals) + 1)]
+    parts = [(0, "wait_partials", ",".join(channels), "collect", 10, 100)]
+    for rank, at in enumerate(arrivals, 1):
+        parts.append((rank, "send_partials", channels[rank - 1], "answer", at, at + 2))
+    traces = []
+    for rank, phase, channel, name, start, end in parts:
+        made = Made(rank)
+        made.step(0, 0, 40)
+        if graphs:
+            made.graph(0, [(phase, 2, channel, 7, [name])])
+            made.graphs[0]["runs"][0] |= {"channels": channel.split(","), "bytes": []}
+            made.replay(0, 6, 1)
+        else:
+            about = {"channel": channel, "sequence": 7, "layer": 2}
+            made.span(phase, 5, 9, "communication", **about)
+            made.launch(6, 1)
+        made.kernel(name, start, end, 1)
+        traces.append(made.read(tmp_path))
+    found = deep(traces)
+    # by `reached` a post that the host launches begins with the host's span, at 5
+    for parted in (found.parted, found.reached) if graphs else (found.parted,):
+        base = parted.steps.set_index("rank").loc[0]
+        assert base["communication_ns"] == 100 - max(arrivals)
+        assert base["synchronization_ns"] == max(arrivals) - 10
+        assert (parted.exchanges, parted.unmatched) == (len(arrivals), 0)
