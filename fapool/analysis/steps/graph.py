@@ -167,7 +167,8 @@ def _pieces(
     sources: dict[int, tuple[Arrival, ...]] = {-1: ()}
     for rank, (_, _, events) in parts.items():
         for event in np.unique(events[events >= 0]).tolist():
-            sources[event] = waits.sources(event, rank) if waits.awaited[event] >= 0 else ()
+            # a rank that lacks this step explains nothing of it
+            sources[event] = waits.sources(event, rank) if waits.awaited[event] in cuts else ()
             for other, time_ns in sources[event]:
                 if other in cuts and start < time_ns < stop:
                     cuts[other].add(time_ns)
@@ -190,12 +191,13 @@ def _piece(
     times: list[int], code: int, event: int, waits: _Waits, sources: tuple[Arrival, ...], phase: str
 ) -> Piece:
     last = (int(waits.awaited[event]), int(waits.arrival_ns[event])) if sources else None
+    waiting = event >= 0 and waits.awaited[event] >= 0 and code == _WAITING
     return Piece(
         start_ns=times[0],
         end_ns=times[1],
         event=event,
         phase=phase,
-        waiting=bool(last) and code == _WAITING,
+        waiting=bool(waiting),
         last=last,
         sources=sources,
     )
