@@ -49,8 +49,11 @@ def small_spec(**changes: Any) -> RunSpec:
 class Simulation:
     """Ranks with a clock each; spans move their rank's clock, waits move it to the message."""
 
-    def __init__(self, spec: RunSpec, slow: float, sample_every: int = 1) -> None:
+    def __init__(
+        self, spec: RunSpec, slow: float, sample_every: int = 1, at_once: bool = False
+    ) -> None:
         self.spec, self.slow, self.sample_every = spec, slow, sample_every
+        self.at_once = at_once
         self.places = [place(spec, rank) for rank in range(spec.plan.world)]
         self.pools = any(at.role is Role.POOL for at in self.places)
         self.clock = [EPOCH_NS + 3 * rank * US for rank in range(spec.plan.world)]
@@ -79,6 +82,17 @@ class Simulation:
         self.span(a, phases[0], self.clock[a] + 15 * US, channel)
         self.span(b, phases[1], max(self.clock[b] + 2 * US, arrives_ns), channel)
 
+    def gather(self, senders: tuple[int, ...], b: int, phases: tuple[Phase, Phase]) -> None:
+        """From all `senders` to rank `b`, which waits for all in one span, kept for each."""
+        channels = [f"{a}>{b}" for a in senders]
+        start_ns = self.clock[b]
+        end_ns = max([start_ns + 2 * US, *(self.clock[a] + 50 * US for a in senders)])
+        for a, channel in zip(senders, channels, strict=True):
+            self.sequence[channel] += 1
+            self.span(a, phases[0], self.clock[a] + 15 * US, channel)
+            self.clock[b] = start_ns
+            self.span(b, phases[1], end_ns, channel)
+
     def collective(self, ranks: tuple[int, ...], phase: Phase) -> None:
         self.sequence[channel := "+".join(map(str, ranks))] += 1
         end_ns = max(self.clock[rank] for rank in ranks) + 30 * US
@@ -99,7 +113,11 @@ class Simulation:
             for at in base:
                 for pool in at.partners:
                     self.span(pool, Phase.ATTEND_PARTIAL)
-                    self.send(pool, at.rank, (Phase.SEND_PARTIALS, Phase.WAIT_PARTIALS))
+                    if not self.at_once:
+                        self.send(pool, at.rank, (Phase.SEND_PARTIALS, Phase.WAIT_PARTIALS))
+                if self.at_once:
+                    phases = Phase.SEND_PARTIALS, Phase.WAIT_PARTIALS
+                    self.gather(at.partners, at.rank, phases)
                 if at.partners:
                     self.span(at.rank, Phase.MERGE)
                 self.span(at.rank, Phase.OUTPUT)
@@ -183,13 +201,15 @@ def write_run(
     slow: float = 1.0,
     passed: bool = True,
     sample_every: int = 1,
+    at_once: bool = False,
 ) -> Run:
     """A finished run under `profiles`; `slow` stretches computation, `passed` is its check.
 
-    Of decode steps every `sample_every`-th has spans; each takes 90 us longer for it.
+    Of decode steps every `sample_every`-th has spans; each takes 90 us longer for it. `at_once`: a
+    base rank waits for all of its partials in one span, not for one after the other.
     """
     spec = spec or small_spec()
-    simulation = Simulation(spec, slow, sample_every)
+    simulation = Simulation(spec, slow, sample_every, at_once)
     simulation.run()
     folder = Store(profiles).create(spec)
     folder.write_json("environment.json", {"device": "simulated", "backends": ["reference"]})

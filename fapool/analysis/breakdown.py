@@ -46,9 +46,9 @@ class Breakdown:
     last arrival, to the end of the wait) while this rank computed. An upper bound: a transfer
     may be over long before its wait ends.
 
-    `unmatched` of `exchanges` lacked a participant's record or had one too many; a wait whose
-    sender is unknown counts as communication whole. Where steps were sampled, so does one for a
-    message out of the step before (tokens between pipeline stages).
+    `unmatched` of `exchanges` lacked a participant's record or had one too many; a wait none of
+    whose senders is known counts as communication whole. Where steps were sampled, so does one for
+    a message out of the step before (tokens between pipeline stages).
     """
 
     steps: pd.DataFrame
@@ -61,6 +61,14 @@ class Breakdown:
         assert (parts >= 0).all(), "a part of a step is negative"
         assert (parts.sum(axis=1) == self.steps["wall_ns"]).all(), "parts do not sum to the wall"
         assert self.shares["ns"].sum() == parts[:, :-1].sum(), "phases do not sum to their parts"
+
+    @property
+    def words(self) -> str:
+        """What it could not match; empty where it matched all."""
+        if not self.unmatched:
+            return ""
+        lost = f"{self.unmatched:,} of {self.exchanges:,} exchanges lack a record"
+        return f"{lost}: a wait for these alone counts as communication"
 
 
 def breakdown(tables: Tables) -> Breakdown:

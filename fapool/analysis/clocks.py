@@ -10,7 +10,9 @@ import numpy as np
 
 from fapool.analysis import exchanges
 from fapool.analysis.load import Tables
+from fapool.errors import StoreError
 from fapool.store import Run
+from fapool.traces import shifts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +36,15 @@ class Clocks:
         """`clocks of two ranks agree within 4.1 µs; 3 of 80 splits lie within that`."""
         worst = _of_two(self.uncertainty_ns.values())
         said = "all ranks read one clock"
-        if worst:
-            said = (
-                f"clocks of two ranks agree within {worst / 1e3:,.1f} µs; {self.close} of "
-                f"{self.splits} splits of a wait lie within the clocks' uncertainty"
+        if worst and len(self.uncertainty_ns) == 1:
+            (rank,) = self.uncertainty_ns
+            said = f"the clock of rank {rank} is known within {worst / 1e3:,.1f} µs"
+        elif worst:
+            said = f"clocks of two ranks agree within {worst / 1e3:,.1f} µs"
+        if worst and self.splits:
+            said += (
+                f"; {self.close} of {self.splits} splits of a wait lie within the clocks' "
+                "uncertainty"
             )
         if self.impossible:
             said += f"; {self.impossible} waits ended before what they were for: it is larger"
@@ -58,13 +65,13 @@ def clocks(run: Run, tables: Tables) -> Clocks | None:
 
 
 def words_of_traces(run: Run) -> str | None:
-    """How sure a run is of its traces' times on rank 0's clock; None if it does not say."""
+    """How sure a run is of its traces' times on rank 0's clock; None if it does not say of two."""
     unsure = []
     for clock in _ranks(run).values():
         parts = [clock.get("host"), clock.get("profiler")]
         if all(isinstance(part, dict) and "uncertainty_ns" in part for part in parts):
             unsure.append(sum(int(part["uncertainty_ns"]) for part in parts))
-    if not unsure:
+    if len(unsure) < 2:
         return None
     worst = _of_two(unsure) / 1e3
     return f"on rank 0's clock, on which the hosts of two ranks agree within {worst:,.1f} µs"
@@ -73,6 +80,14 @@ def words_of_traces(run: Run) -> str | None:
 def _of_two(unsure_ns: Iterable[int]) -> int:
     """How far two ranks' clocks may be apart at worst."""
     return sum(sorted(unsure_ns)[-2:])
+
+
+def shifts_of(run: Run) -> dict[int, int]:
+    """`traces.shifts` of a run; empty where it left no environment that can be read."""
+    try:
+        return shifts(run.environment)
+    except StoreError:
+        return {}
 
 
 def _ranks(run: Run) -> dict[int, dict[str, Any]]:
@@ -85,6 +100,7 @@ def _splits(tables: Tables, unsure: dict[int, int]) -> tuple[int, int, int]:
     events, met = tables.events, exchanges.match(tables.events)
     rank, awaited = events["rank"].to_numpy(), met.awaited
     waits = np.flatnonzero((awaited >= 0) & (awaited != rank))
+    waits = waits[np.unique(met.span[waits], return_index=True)[1]]
     of_rank = np.zeros(max([*unsure, *rank.tolist(), 0]) + 1, np.int64)
     of_rank[list(unsure)] = list(unsure.values())
     arrival = met.arrival_ns[waits]

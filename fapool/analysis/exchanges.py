@@ -6,6 +6,9 @@ a+b     a   [     waiting    | transfer ]
         b                    [ transfer ]   arrival = the latest start of any participant
 a+b     a   [     waiting    | transfer ]
         b                [ post ] ... [ transfer ]   who posted first arrived with the post
+a>c     a   [ post ]
+b>c     b                [ post ]
+        c   [     waiting    | transfer ]   one span for both: arrival = the latest of them
 """
 
 from __future__ import annotations
@@ -21,6 +24,9 @@ from fapool.phases import Category, Phase
 Ints = NDArray[np.int64]
 
 KEYS = ["repeat", "channel", "sequence"]
+_SPAN = ["repeat", "rank", "phase", "start_ns", "end_ns"]
+"""What the rows have in common that one span left, one for each exchange that it served."""
+
 _NEVER, _LATE = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
 
@@ -30,7 +36,9 @@ class Exchanges:
 
     `arrival_ns` int64 [events]: when the transfer that a span waits for began; the span's own
     start where it waits for nobody that is known. `awaited` int64 [events]: the rank whose arrival
-    that is, -1 where it is nobody's; of several that arrive at once, the highest. `exchange` int64
+    that is, -1 where it is nobody's; of several that arrive at once, the highest. Of a span that
+    waits in several exchanges at once, all rows have the last arrival that is known. `span` int64
+    [events]: one number for such rows, -1 where none communicates. `exchange` int64
     [events]: its number, -1 none. `arrives` bool [events]: it is one whose rank's arrival, at
     `arrived_ns` int64 [events], the others wait for. `windows`: one row per exchange and rank
     (repeat, rank, start_ns, end_ns), from the arrival to the end of the
@@ -40,6 +48,7 @@ class Exchanges:
 
     arrival_ns: Ints
     awaited: Ints
+    span: Ints
     exchange: Ints
     arrives: NDArray[np.bool_]
     arrived_ns: Ints
@@ -68,7 +77,8 @@ class _Spans:
 def match(events: pd.DataFrame) -> Exchanges:
     """Join the communication spans of each exchange across ranks; nothing is refused.
 
-    Rows need not have a phase: then none of them is a post ahead of a wait.
+    Rows may have an `instance`, the number of their rank's span, in place of a phase: then none of
+    them is a post ahead of a wait.
     """
     arrival = events["start_ns"].to_numpy(np.int64, copy=True)
     talks = (events["category"] == Category.COMMUNICATION) & (events["channel"] != "")
@@ -79,9 +89,10 @@ def match(events: pd.DataFrame) -> Exchanges:
     waits = (spans.rank != spans.sender) & (begin[spans.exchange] != _NEVER)
     rows = np.flatnonzero(talks)[waits]
     arrival[rows] = begin[spans.exchange][waits]
-    awaited, exchange = np.full((2, len(events)), -1, np.int64)
+    awaited, exchange, span = np.full((3, len(events)), -1, np.int64)
     awaited[rows] = _last(spans, begin)[spans.exchange][waits]
-    exchange[talks] = spans.exchange
+    exchange[talks], span[talks] = spans.exchange, _number(events[talks])
+    _until_the_last(span, arrival, awaited)
     arrives = np.zeros(len(events), bool)
     arrives[talks] = _arrives(spans)
     arrived = events["start_ns"].to_numpy(np.int64, copy=True)
@@ -89,6 +100,7 @@ def match(events: pd.DataFrame) -> Exchanges:
     return Exchanges(
         arrival_ns=arrival,
         awaited=awaited,
+        span=span,
         exchange=exchange,
         arrives=arrives,
         arrived_ns=arrived,
@@ -96,6 +108,23 @@ def match(events: pd.DataFrame) -> Exchanges:
         total=spans.total,
         unmatched=_unmatched(spans),
     )
+
+
+def _number(events: pd.DataFrame) -> Ints:
+    """Which span each row is of, int64 [events]."""
+    keys = ["repeat", "rank", "instance"] if "instance" in events else _SPAN
+    return events.groupby(keys, sort=False).ngroup().to_numpy(np.int64)
+
+
+def _until_the_last(span: Ints, arrival: Ints, awaited: Ints) -> None:
+    """Give all rows of a span the last of their arrivals, of others first, and whose it is."""
+    rows = np.flatnonzero(span >= 0)
+    order = rows[np.lexsort((awaited[rows], arrival[rows], awaited[rows] >= 0, span[rows]))]
+    ends = np.flatnonzero(np.r_[span[order[1:]] != span[order[:-1]], True][: len(order)])
+    last = np.empty(len(ends), np.int64)
+    last[span[order[ends]]] = order[ends]
+    chosen = last[span[rows]]
+    arrival[rows], awaited[rows] = arrival[chosen], awaited[chosen]
 
 
 def _arrived(events: pd.DataFrame, posts: pd.DataFrame) -> Ints:

@@ -15,11 +15,11 @@ from rich.text import Text
 
 from fapool.analysis import summary
 from fapool.analysis.activities.breakdown import HIDDEN, PARTS, Traced, break_down
-from fapool.analysis.clocks import words_of_traces
+from fapool.analysis.clocks import shifts_of, words_of_traces
 from fapool.cli.deep import print_spans
 from fapool.errors import SpecError, StoreError
 from fapool.store import Run
-from fapool.traces import Reading, TraceFolder, shifts
+from fapool.traces import Reading, TraceFolder
 
 HEADS = {
     "compute_ns": "compute",
@@ -84,10 +84,7 @@ def run_of(folder: Path) -> Run | None:
 
 def _parted(found: TraceFolder, run: Run | None) -> Traced:
     """The breakdown, on the clock of the run where there is one that has its ranks' clocks."""
-    try:
-        moved, words = (shifts(run.environment), words_of_traces(run)) if run else ({}, None)
-    except StoreError:  # it ended before it wrote them
-        moved, words = {}, None
+    moved, words = (shifts_of(run), words_of_traces(run)) if run else ({}, None)
     parted = break_down(found.traces, moved)
     return replace(parted, clock=words) if words else parted
 

@@ -13,7 +13,7 @@ from fapool.analysis.breakdown import PARTS
 from fapool.analysis.deep.agreement import Depths, traced_run
 from fapool.analysis.deep.breakdown import Deep, deep
 from fapool.cli.tables import add_parts, titled
-from fapool.errors import FapoolError
+from fapool.errors import FapoolError, StoreError
 from fapool.figures.printed import summed
 from fapool.store import Run
 from fapool.traces import TraceFolder
@@ -30,10 +30,13 @@ MOST = 5
 NAME_WIDTH = 60
 
 
-def print_traced(run: Run, console: Console) -> None:
-    """What the traces of a run say; nothing if it has none, a line if they cannot be read."""
+def print_traced(run: Run, console: Console, folder: TraceFolder | None = None) -> None:
+    """What the traces of a run say; nothing if it has none, a line if they cannot be read.
+
+    `folder`: its traces, where they were read before.
+    """
     try:
-        found = traced_run(run)
+        found = traced_run(run, folder)
     except FapoolError as error:
         console.print(Text(f"its traces cannot be broken down: {error}", "yellow"), soft_wrap=True)
         return
@@ -56,22 +59,30 @@ def print_spans(
 ) -> None:
     """The part of a breakdown that needs spans, of traces of ours; with their run's live spans.
 
-    `step`: of one step alone.
+    `step`: of one step alone, on the clock of its run and with what that knows of it.
     """
     if run is not None and run.traces and step is None:
-        print_traced(run, console)
+        print_traced(run, console, found)
         return
     try:
-        print_deep(deep(found.traces), console, step)
+        print_deep(_deep(found, run), console, step)
     except FapoolError as error:
         console.print(Text(f"no breakdown by spans: {error}", "yellow"), soft_wrap=True)
 
 
+def _deep(found: TraceFolder, run: Run | None) -> Deep:
+    """With what a run knows of its steps and clocks, where it left that."""
+    try:
+        of_run = traced_run(run, found) if run is not None else None
+    except StoreError:  # it ended before its tables were whole
+        of_run = None
+    return of_run.found if of_run else deep(found.traces)
+
+
 def print_deep(found: Deep, console: Console, step: int | None = None) -> None:
     """The breakdown by kernels of traces that nothing live stands beside."""
-    steps = found.parted.steps
-    steps = steps if step is None else steps[steps["step"] == step]
-    for kind, own in steps.groupby("kind", sort=False):
+    found = found if step is None else found.of_step(step)
+    for kind, own in found.parted.steps.groupby("kind", sort=False):
         of = f"step {step}" if step is not None else f"mean of {own['step'].nunique()} traced"
         console.print(_by_kernels(own, f"by spans and kernels: ms per {kind}, {of}"))
     _print_doubts(found, console)
@@ -140,7 +151,10 @@ def _agreement(depths: Depths) -> list[str]:
 
 
 def _print_doubts(found: Deep, console: Console) -> None:
-    """What no span launched, names that speak against their spans, and what was not understood."""
+    """What no span launched, names that speak against their spans, and what was not understood.
+
+    Also exchanges that were not matched.
+    """
     lost = found.unattributed
     for rank, own in lost.groupby("rank"):
         all_ns = (found.kernels["end_ns"] - found.kernels["start_ns"])[
@@ -156,7 +170,8 @@ def _print_doubts(found: Deep, console: Console) -> None:
         console.print(
             Text(f"{expected:,} kernels do both, as expected of them", "dim"), soft_wrap=True
         )
-    for note in found.notes:
+    also = [f"in the traces {found.parted.words}"] if found.parted.words else []
+    for note in [*also, *found.notes]:
         console.print(Text(note, "yellow"), soft_wrap=True)
 
 

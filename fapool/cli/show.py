@@ -151,9 +151,8 @@ def _print_breakdowns(found: Study, console: Console) -> None:
         console.print(Text(OWN_BORDERS, "dim"))
     for said in causes(found).words():
         console.print(Text(said), soft_wrap=True)
-    if found.parted.unmatched:
-        lost = f"{found.parted.unmatched} of {found.parted.exchanges} exchanges lack a record"
-        console.print(Text(f"{lost}: their waits count as communication whole", "yellow"))
+    if found.parted.words:
+        console.print(Text(found.parted.words, "yellow"), soft_wrap=True)
 
 
 def _parts(found: Sequence[Study], width: int) -> list[list[Study]]:

@@ -66,7 +66,10 @@ class Run:
     @property
     def ranks(self) -> list[dict[str, Any]]:
         """What each rank recorded of itself in `environment`; empty where none of it is usable."""
-        found = self.environment.get("ranks")
+        try:
+            found = self.environment.get("ranks")
+        except StoreError:  # it ended before it wrote any
+            return []
         return [rank for rank in found if isinstance(rank, dict)] if isinstance(found, list) else []
 
     @property

@@ -19,7 +19,10 @@ WORK = (Phase.FFN, Phase.ATTEND, Phase.PLAN_STEP)
 
 @dataclass(frozen=True)
 class Op:
-    """`ranks`: one that works; a sender and a receiver; or all, in a collective."""
+    """`ranks`: one that works; a sender and a receiver; or all, in a collective.
+
+    In a `WAIT_PARTIALS` all but the last send, and the last waits for all of them in one span.
+    """
 
     ranks: tuple[int, ...]
     phase: Phase
@@ -31,8 +34,11 @@ works = st.builds(lambda r, p, ns: Op((r,), p, ns), st.integers(0, 2), st.sample
 pairs = st.sampled_from(list(itertools.permutations(range(WORLD), 2)))
 messages = st.builds(lambda pair, ns: Op(pair, Phase.WAIT_HIDDEN, ns), pairs, long)
 sums = st.builds(lambda ns: Op((0, 1, 2), Phase.ALL_REDUCE, ns), long)
-programs = st.lists(works | works | messages | sums, min_size=1, max_size=6)
+orders = st.sampled_from(list(itertools.permutations(range(WORLD))))
+gathers = st.builds(lambda ranks, ns: Op(ranks, Phase.WAIT_PARTIALS, ns), orders, long)
+programs = st.lists(works | works | messages | sums | gathers, min_size=1, max_size=6)
 
+WAITS = Phase.WAIT_HIDDEN, Phase.WAIT_PARTIALS
 POST_NS = 4  # of a message, on its sender
 
 
@@ -44,7 +50,7 @@ class Node:
     phase: Phase
     ns: int
     after: tuple[Node | None, ...]  # None: the start of the step
-    channel: str = ""
+    channel: str = ""  # or several, by commas
     number: int = -1
 
     def chains(self) -> list[tuple[tuple[int, str, int], ...]]:
@@ -73,11 +79,12 @@ def nodes(program: list[Op], without: str | None = None) -> list[Node]:
         if len(op.ranks) == 1:
             (rank,) = op.ranks
             last[rank] = add(rank, op.phase, op.ns, (before[rank],))
-        elif len(op.ranks) == 2:
-            a, b = op.ranks
-            both = f"{a}>{b}", number
-            last[a] = add(a, Phase.SEND_HIDDEN, POST_NS, (before[a],), *both)
-            last[b] = add(b, op.phase, op.ns, (before[b], before[a]), *both)
+        elif op.phase in WAITS:
+            *senders, b = op.ranks
+            for a in senders:
+                last[a] = add(a, Phase.SEND_HIDDEN, POST_NS, (before[a],), f"{a}>{b}", number)
+            ends = before[b], *(before[a] for a in senders)
+            last[b] = add(b, op.phase, op.ns, ends, ",".join(f"{a}>{b}" for a in senders), number)
         else:
             for rank in op.ranks:
                 all_ranks = tuple(before[other] for other in op.ranks)
@@ -90,7 +97,8 @@ def tables(program: list[Op]) -> SimpleNamespace:
     spans, now = [], [0] * WORLD
     for node in nodes(program):
         start, now[node.rank] = now[node.rank], node.end()
-        spans.append((node.rank, node.phase, start, now[node.rank], node.channel, node.number))
+        span = node.rank, node.phase, start, now[node.rank]
+        spans += [(*span, channel, node.number) for channel in node.channel.split(",")]
     steps = [(rank, 0, 0, end) for rank, end in enumerate(now)]
     return _tables(spans, pd.DataFrame(steps, columns=["rank", "step", "start_ns", "end_ns"]))
 
@@ -122,6 +130,9 @@ def soup(seed: int) -> SimpleNamespace:
         a, b = dice.sample(range(WORLD), 2)
         span(a, Phase.SEND_QUERY, f"{a}>{b}")
         span(b, Phase.WAIT_QUERY, f"{a}>{b}")
+        if rows and dice.random() < 0.4:  # it serves another as well, whose sender may be missing
+            other = f"{dice.choice([c for c in range(WORLD) if c != rows[-1][0]])}>{rows[-1][0]}"
+            rows.append((*rows[-1][:4], other, dice.randint(0, 2)))
     for rank in list(range(WORLD)) * dice.randint(0, 3):
         span(rank, Phase.ALL_REDUCE, "0+1+2")
     borders = sorted(dice.sample(range(3, 45), 3))

@@ -105,6 +105,26 @@ def test_hidden_communication_is_computation_while_an_exchange_is_in_flight(
     assert found["hidden_ns"].tolist() == [len(hidden & set(range(a, b))) for a, b in bins]
 
 
+@few
+@given(
+    st.lists(span, max_size=6),
+    borders,
+    st.tuples(st.integers(0, 40), st.integers(0, 12)),
+    st.lists(st.integers(0, 40), min_size=2, max_size=3),
+)
+def test_a_wait_for_several_senders_is_synchronization_until_the_last(spans, borders, wait, posts):
+    start, end = wait[0], sum(wait)
+    rows = [(0, DECLARED[c], a, a + d, "") for c, a, d in spans]
+    for sender, post in enumerate(posts, 1):
+        rows += [(sender, Phase.SEND_PARTIALS, post, post + 1, f"{sender}>0")]
+        rows += [(0, Phase.WAIT_PARTIALS, start, end, f"{sender}>0")]
+    found = breakdown(tables(rows, borders)).steps.query("rank == 0")
+    arrival = min(max(*posts, start), end)
+    spans = [(c, a, a + d) for c, a, d in spans]
+    spans += [(S, start, arrival), (M, arrival, end)]
+    assert found[PARTS].to_dict("records") == by_hand(spans, borders)
+
+
 def test_a_run_adds_up_at_every_level(tmp_path):
     found = breakdown(load(write_run(tmp_path)))
     assert (found.steps[PARTS].sum(axis=1) == found.steps["wall_ns"]).all()

@@ -129,10 +129,43 @@ def test_whoever_came_last_is_the_one_that_was_waited_for():
             (0, Phase.FFN, 1, 9, "", -1),
         )
     )
-    assert found.awaited.tolist() == [-1, 0, 2, 2, 2, -1, -1]
+    assert found.awaited.tolist() == [-1, 0, 2, 2, 2, 0, -1]  # of 2>1 nothing is known
     assert found.arrives.tolist() == [True, False, True, True, True, False, False]
     assert len(set(found.exchange[:6])) == 3
     assert found.exchange[6] == -1
+
+
+@pytest.mark.parametrize("posts", [(10, 50), (50, 10), (10, 50, 90), (90, 10, 50), (7, 7, 7)])
+def test_a_wait_for_several_senders_waits_for_the_last_of_them(posts):
+    sent = list(enumerate(posts, 1))
+    found = exchanges.match(
+        events(
+            *[(r, Phase.SEND_PARTIALS, p, p + 2, f"{r}>0", 1) for r, p in sent],
+            *[(0, Phase.WAIT_PARTIALS, 5, 95, f"{r}>0", 1) for r, _ in sent],
+            (0, Phase.WAIT_PARTIALS, 95, 99, "1>0", 2),
+        )
+    )
+    last = max(posts)
+    who = max(rank for rank, post in sent if post == last)
+    assert found.arrival_ns.tolist() == [*posts, *[last for _ in posts], 95]
+    assert found.awaited.tolist() == [*[-1 for _ in posts], *[who for _ in posts], -1]
+    assert len(set(found.span[len(posts) : -1])) == 1
+    assert len(set(found.span)) == len(posts) + 2
+    # each transfer is in flight from its own post
+    assert windows(found) == {(at, post, 95) for rank, post in sent for at in (0, rank)}
+    assert (found.total, found.unmatched) == (len(posts) + 1, 1)
+
+
+def test_rows_of_one_instance_are_one_wait_without_a_phase():
+    rows = events(
+        (1, Phase.SEND_PARTIALS, 10, 12, "1>0", 1),
+        (2, Phase.SEND_PARTIALS, 50, 52, "2>0", 1),
+        (0, Phase.WAIT_PARTIALS, 5, 60, "1>0", 1),
+        (0, Phase.WAIT_PARTIALS, 5, 60, "2>0", 1),
+    )
+    found = exchanges.match(rows.assign(instance=[4, 4, 9, 9]).drop(columns="phase"))
+    assert found.arrival_ns.tolist() == [10, 50, 50, 50]
+    assert found.awaited.tolist() == [-1, -1, 2, 2]
 
 
 def test_a_rank_that_posted_first_arrived_with_its_post():

@@ -1,16 +1,20 @@
 """What a run's traces say is printed beside its live breakdown, and what they do not say, too."""
 
+import json
 import re
+import shutil
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from fapool.analysis.deep.breakdown import deep
 from fapool.cli.analyze import analyze
 from fapool.cli.deep import print_traced
 from fapool.cli.show import show
 from fapool.store import Run, Store
+from fapool.traces import read_folder
 from tests.analysis.made_traces import Made
 from tests.synthetic import write_run
 from tests.test_rank import make_spec, run
@@ -66,6 +70,45 @@ def test_traces_of_ours_without_their_run_are_analysed_by_kernels_and_spans():
 def test_one_step_of_traces_of_ours_is_analysed_alone():
     text = printed(analyze, GPU_RUN, step=129)
     assert "by spans and kernels: ms per step, step 129" in text
+
+
+def test_one_step_of_a_run_is_of_the_kind_that_the_run_knows(traced):
+    decode = traced.table("traced_steps").query("kind == 'decode'")["step"].max()
+    assert f"ms per decode, step {decode}" in printed(analyze, traced.path, step=int(decode))
+
+
+def test_one_step_of_a_run_is_on_its_clock_and_lists_its_own_kernels(tmp_path):
+    found = write_run(tmp_path)
+    shutil.copytree(GPU_RUN / "trace", found.path / "trace", dirs_exist_ok=True)
+    offsets = {0: 0, 1: -2_000_000}
+    ranks = [
+        {"rank": rank, "clock": {"profiler": {"offset_ns": ns, "uncertainty_ns": 1}}}
+        for rank, ns in offsets.items()
+    ]
+    (found.path / "environment.json").write_text(json.dumps({"ranks": ranks}))
+    whole = deep(read_folder(GPU_RUN).traces, None, offsets)
+    text = printed(analyze, found.path, step=129)
+    said = text[text.index("by spans and kernels") :]
+    parts = re.findall(r"rank (\d) .*?((?: +\d+\.\d{3}){6}) *\n", said)
+    for row in whole.parted.steps.query("step == 129").itertuples():
+        own = dict(parts)[str(row.rank)].split()
+        assert float(own[0]) == pytest.approx(row.compute_ns / 1e6, abs=2e-3)
+        assert float(own[2]) == pytest.approx(row.synchronization_ns / 1e6, abs=2e-3)
+    inside = whole.kernels.query("step == 129 and rank == 0")
+    lost = (inside["why"] != "").sum()
+    assert f"rank 0: {lost} of {len(inside)} kernels have no span" in said
+
+
+def test_what_the_traces_could_not_match_and_a_rank_without_a_trace_are_said(tmp_path):
+    made = Made()
+    made.step(0, 0, 100)
+    made.span("wait_partials", 5, 10, "communication", channel="1>0", sequence=3)
+    made.launch(6, 6)
+    made.kernel("collect", 20, 40, 6)
+    made.read(tmp_path)
+    text = " ".join(printed(analyze, tmp_path).split())
+    assert "in the traces 1 of 1 exchanges lack a record: a wait for these alone counts" in text
+    assert "no trace of rank 1: waits for it alone count as communication" in text
 
 
 def test_names_that_speak_against_their_span_are_printed(tmp_path):

@@ -196,3 +196,10 @@ def test_a_run_says_who_waited_for_whom_and_what_made_its_steps_so_long(profiles
     text = printed(console)
     assert "rank 1 waits 0.844 ms per decode step for rank 3" in text
     assert "critical path of a decode step, 2.242 ms: rank 3 attend_partial 38%" in text
+
+
+def test_a_run_without_an_environment_is_shown_with_all_else_that_it_left(profiles, console):
+    run = write_run(profiles)
+    (run.path / "environment.json").unlink()
+    show.show(run, console)
+    assert "tpot_p50" in printed(console)

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 import pandas as pd
 
 from fapool.analysis.breakdown import PARTS, Breakdown, breakdown
+from fapool.analysis.clocks import shifts_of
 from fapool.analysis.deep.breakdown import Deep, deep
 from fapool.analysis.load import Tables, load
 from fapool.errors import StoreError
 from fapool.phases import NO_SPANS, TRACED
 from fapool.store import Run
-from fapool.traces import read_folder, shifts
+from fapool.traces import TraceFolder, read_folder
 
 _STEP = ["rank", "step"]
 
@@ -52,8 +53,8 @@ class TracedRun:
     depths: Depths | None
 
 
-def traced_run(run: Run) -> TracedRun | None:
-    """All that a run's traces say; None if it has none.
+def traced_run(run: Run, folder: TraceFolder | None = None) -> TracedRun | None:
+    """All that a run's traces say; None if it has none. `folder`: they, if they were read.
 
     Raises:
         StoreError, ProfileFileError: a table or all of the traces cannot be read, or hold no steps.
@@ -62,8 +63,8 @@ def traced_run(run: Run) -> TracedRun | None:
         return None
     tables = traced_tables(run)
     known = tables.steps if tables else load(run).steps
-    folder = read_folder(run.path / "trace")
-    found = deep(folder.traces, known, shifts(run.environment))
+    folder = folder or read_folder(run.path / "trace")
+    found = deep(folder.traces, known, shifts_of(run))
     found.notes.extend(folder.notes)
     if tables is None:
         return TracedRun(found=found, live=None, depths=None)

@@ -15,7 +15,7 @@ Times are on rank 0's clock, as far as each rank knew of it when the trace was t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import pandas as pd
@@ -51,6 +51,19 @@ class Deep:
     replays: pd.DataFrame
     notes: list[str]
 
+    def of_step(self, step: int) -> Deep:
+        """The same, of one step; its partitions say of whole traces what was not matched."""
+        kernels = self.kernels[self.kernels["step"] == step]
+        return replace(
+            self,
+            parted=_step_of(self.parted, step),
+            reached=_step_of(self.reached, step),
+            kernels=kernels,
+            unattributed=_unattributed(kernels),
+            disagreements=names.disagreements(kernels[kernels["why"] == ""]),
+            replays=self.replays[self.replays["step"] == step],
+        )
+
 
 def deep(
     traces: Sequence[Trace],
@@ -77,6 +90,7 @@ def deep(
         notes += [f"rank {trace.rank}: {note}" for note in more]
         all_rows.append(rows)
         steps.append(own_steps)
+    notes += _missing(traces)
     if not steps:
         raise StoreError("; ".join(notes) or "there is no trace")
     borders = pd.concat(steps, ignore_index=True)
@@ -120,6 +134,18 @@ def _parted(rows: list[pd.DataFrame], steps: pd.DataFrame) -> Breakdown:
     arrival = arrival.copy()
     arrival[~waits] = own[~waits]
     return part(events, steps, met, arrival)
+
+
+def _step_of(parted: Breakdown, step: int) -> Breakdown:
+    steps, shares = (rows[rows["step"] == step] for rows in (parted.steps, parted.shares))
+    return replace(parted, steps=steps, shares=shares)
+
+
+def _missing(traces: Sequence[Trace]) -> list[str]:
+    world = max((trace.world for trace in traces), default=0)
+    lost = sorted(set(range(world)) - {trace.rank for trace in traces})
+    who = ", ".join(map(str, lost))
+    return [f"no trace of rank {who}: waits for it alone count as communication"] if lost else []
 
 
 def _unattributed(kernels: pd.DataFrame) -> pd.DataFrame:

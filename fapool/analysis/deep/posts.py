@@ -3,6 +3,8 @@
 A receive's kernel is launched where it is posted, by a span that names no exchange; the wait, which
 does, only has the stream wait for it and launches nothing. The two bear the same layer and
 micro-batch, and waits follow in the order of their posts.
+
+A post inside a send is of one kernel that does both: it is of the exchanges of both.
 """
 
 from __future__ import annotations
@@ -16,7 +18,11 @@ from fapool.phases import Category, Phase
 
 
 def adopted(spans: pd.DataFrame, kernels: pd.DataFrame) -> pd.DataFrame:
-    """`spans` with channel and sequence of its wait in every post that one is found for."""
+    """`spans` with channel and sequence of its wait in every post that one is found for.
+
+    Channels of a send around it come first; the two have one sequence, or the post is left to the
+    wait alone.
+    """
     is_post = (spans["phase"] == Phase.POST).to_numpy(bool)
     if not is_post.any():
         return spans
@@ -37,4 +43,21 @@ def adopted(spans: pd.DataFrame, kernels: pd.DataFrame) -> pd.DataFrame:
         values = spans[name].to_numpy().copy()
         values[posts] = values[found]
         spans[name] = values
+    for post, send in _around(spans, posts).items():
+        if spans["sequence"].iat[post] == spans["sequence"].iat[send]:
+            both = f"{spans['channel'].iat[send]},{spans['channel'].iat[post]}"
+            spans.iloc[post, spans.columns.get_loc("channel")] = both
     return spans
+
+
+def _around(spans: pd.DataFrame, posts: np.ndarray) -> dict[int, int]:
+    """Of posts that the host opened inside a send to somebody: post -> send."""
+    sends = (spans["phase"].str.startswith("send_") & (spans["channel"] != "")).to_numpy(bool)
+    rows = np.flatnonzero(sends)
+    start, end = (spans[name].to_numpy(np.int64) for name in ("start_ns", "end_ns"))
+    rows = rows[np.argsort(start[rows], kind="stable")]
+    place = np.searchsorted(start[rows], start[posts], "right") - 1
+    inside = place >= 0
+    inside[inside] = end[posts[inside]] <= end[rows[place[inside]]]
+    inside &= end[posts] > start[posts]  # spans of replays all have the time of their launch
+    return dict(zip(posts[inside].tolist(), rows[place[inside]].tolist(), strict=True))

@@ -121,7 +121,7 @@ class _Waits:
 
     awaited: np.ndarray
     arrival_ns: np.ndarray
-    _same: np.ndarray  # number of the wait that serves this event's exchange, maybe among others
+    _span: np.ndarray  # number of the wait that serves this event's exchange, maybe among others
     _members: dict[int, np.ndarray]  # of a wait, its exchanges
     _arrivals: dict[int, np.ndarray]  # of an exchange: rows (rank, ns)
 
@@ -129,28 +129,21 @@ class _Waits:
         """Arrivals of others that a span of `rank` waits for."""
         found = {
             (int(other), int(time_ns))
-            for exchange in self._members.get(int(self._same[event]), ())
+            for exchange in self._members.get(int(self._span[event]), ())
             for other, time_ns in self._arrivals.get(int(exchange), ())
         }
         return tuple(sorted(source for source in found if source[0] != rank))
 
 
 def _waits(events: pd.DataFrame, met: Exchanges) -> _Waits:
-    """Of a wait for several messages at once, the last arrival for all of its rows."""
-    names = ["repeat", "rank", "phase", "start_ns", "end_ns"]
-    same = events.groupby(names, sort=False).ngroup().to_numpy()
-    order = np.lexsort((met.arrival_ns, met.awaited >= 0, same))
-    last = np.empty(same.max(initial=-1) + 1, np.int64)
-    last[same[order]] = order
-    chosen = last[same]
     waits = np.flatnonzero(met.awaited >= 0)
     rank = events["rank"].to_numpy(np.int64)
     came = np.column_stack([rank, met.arrived_ns])[met.arrives]
     return _Waits(
-        met.awaited[chosen],
-        met.arrival_ns[chosen],
-        same,
-        _grouped(same[waits], met.exchange[waits]),
+        met.awaited,
+        met.arrival_ns,
+        met.span,
+        _grouped(met.span[waits], met.exchange[waits]),
         _grouped(met.exchange[met.arrives], came),
     )
 
@@ -174,7 +167,8 @@ def _pieces(
     sources: dict[int, tuple[Arrival, ...]] = {-1: ()}
     for rank, (_, _, events) in parts.items():
         for event in np.unique(events[events >= 0]).tolist():
-            sources[event] = waits.sources(event, rank) if waits.awaited[event] >= 0 else ()
+            # a rank that lacks this step explains nothing of it
+            sources[event] = waits.sources(event, rank) if waits.awaited[event] in cuts else ()
             for other, time_ns in sources[event]:
                 if other in cuts and start < time_ns < stop:
                     cuts[other].add(time_ns)
@@ -197,12 +191,13 @@ def _piece(
     times: list[int], code: int, event: int, waits: _Waits, sources: tuple[Arrival, ...], phase: str
 ) -> Piece:
     last = (int(waits.awaited[event]), int(waits.arrival_ns[event])) if sources else None
+    waiting = event >= 0 and waits.awaited[event] >= 0 and code == _WAITING
     return Piece(
         start_ns=times[0],
         end_ns=times[1],
         event=event,
         phase=phase,
-        waiting=bool(last) and code == _WAITING,
+        waiting=bool(waiting),
         last=last,
         sources=sources,
     )

@@ -32,8 +32,10 @@ def one_step(tables: Tables, *, step: int | None = None, repeat: int = 0) -> pd.
     near &= tables.events["end_ns"] > chosen["start_ns"].min()
     near &= tables.events["start_ns"] < chosen["end_ns"].max()
     events = tables.events[near].reset_index(drop=True)
-    spans = declared(events, exchanges.match(events).arrival_ns)
-    spans = spans[spans["rank"].isin(chosen.index)]
+    met = exchanges.match(events)
+    once = ~pd.Series(met.span).duplicated().to_numpy() | (met.span < 0)  # served several, or none
+    spans = declared(events, met.arrival_ns)
+    spans = spans[spans["rank"].isin(chosen.index) & once[spans["event"]]]
     home = chosen.loc[spans["rank"]]
     found = home[["role"]].reset_index()
     found["category"] = np.array(ORDER, object)[spans["code"]]

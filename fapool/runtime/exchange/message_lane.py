@@ -49,7 +49,8 @@ class MessageLane:
             kept = [(self._outside(x), rank) for rank, xs in parcels for x in xs if x.numel()]
             buffers, filled = self._room(outlines)
             calls = self._calls(dist.isend, kept) + self._calls(dist.irecv, filled)
-            works = dist.batch_isend_irecv(calls) if calls else []
+            with self._spans.within(Phase.POST, stop.layer):  # inside: one kernel does both
+                works = dist.batch_isend_irecv(calls) if calls else []
         coming = _sizes(outlines, buffers)
         self._count(("swapped", stop.slot), sum(sizes.values()) + sum(coming.values()))
         waits = self._spans.waits(stop, coming)

@@ -63,7 +63,9 @@ class MessageBaseLink:
             torch.cat([x.reshape(-1) for x in (q, k, v)], out=self._out.buffers[0][:size])
         with self._spans.sends(Phase.SEND_QUERY, layer, sizes):
             self._out.send(self._ranks, sizes)
-            self._in.receive(self._answering, self._answers)
+        if self._answering:
+            with self._spans.within(Phase.POST, layer):
+                self._in.receive(self._answering, self._answers)
 
     def collect(self, layer: int, own: Partial | None) -> Tensor:
         """See `BaseLink.collect`."""
@@ -121,7 +123,7 @@ class MessagePoolLink:
         with self._spans.waits(Phase.WAIT_QUERY, layer, sizes):
             self._in.receive(self._ranks, sizes)
             self._in.wait()
-        self._team.expect(self._rows)
+        self._team.expect(layer, self._rows)
         with self._spans.within(Phase.PACK, layer):
             q, k, v = self._unpacked()
         if append is not None:

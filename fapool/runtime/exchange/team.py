@@ -39,11 +39,12 @@ class Team:
         """Of the device's memory, for good."""
         return self._mail.num_bytes
 
-    def expect(self, rows: int) -> None:
+    def expect(self, layer: int, rows: int) -> None:
         """Once a layer, of a step of `rows` rows, before `merged`."""
         self._rows = rows
         if self._mates:
-            self._mail.receive(self._mates, [rows * self._width] * len(self._mates))
+            with self._spans.within(Phase.POST, layer):
+                self._mail.receive(self._mates, [rows * self._width] * len(self._mates))
 
     def merged(self, layer: int, part: Partial) -> Partial | None:
         """Attention over what all of the team have; None at those that gave theirs away.

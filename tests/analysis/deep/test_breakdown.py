@@ -249,6 +249,56 @@ def test_a_receive_that_was_posted_ahead_waits_for_its_sender(tmp_path):
     assert found.parted.unmatched == 0
 
 
+def test_a_receive_that_was_posted_after_its_question_waits_for_the_answer(tmp_path):
+    """The base asks 10 to 12 and receives from 12 on; the pool answers at 90; all is there at 100.
+
+    Before, the receive was launched by the span of the send, and was transfer from 12 on.
+    """
+    base, pool = Made(0), Made(1)
+    for made in (base, pool):
+        made.step(0, 0, 40)
+    asks, answers = {"channel": "0>1", "sequence": 7}, {"channel": "1>0", "sequence": 7}
+    base.span("send_query", 5, 7, "communication", layer=2, **asks)
+    base.span("post", 7, 9, "communication", layer=2)
+    base.span("wait_partials", 10, 38, "communication", layer=2, **answers)
+    pool.span("wait_query", 5, 8, "communication", layer=2, **asks)
+    pool.span("attend_partial", 9, 11, "compute", layer=2)
+    pool.span("send_partials", 12, 15, "communication", layer=2, **answers)
+    kernels = [(base, 6, 10, 12), (base, 8, 12, 100)]
+    kernels += [(pool, 6, 10, 12), (pool, 10, 12, 90), (pool, 13, 90, 100)]
+    for number, (made, at, start, end) in enumerate(kernels):
+        made.launch(at, number)
+        name = "attend" if at == 10 else "ncclDevKernel_SendRecv"
+        made.kernel(name, start, end, number, stream=9)
+    found = deep([base.read(tmp_path), pool.read(tmp_path)])
+    base = found.parted.steps.iloc[0]
+    assert (base["synchronization_ns"], base["communication_ns"]) == (90 - 12, 2 + 10)
+    assert (found.parted.exchanges, found.parted.unmatched) == (2, 0)
+
+
+def test_ranks_that_swap_by_one_kernel_wait_until_the_last_has_begun(tmp_path):
+    """Three mates begin at 20, 60 and 45; each sends to both others, and all are done at 80."""
+    traces, starts = [], (20, 60, 45)
+    for rank, start in enumerate(starts):
+        made, others = Made(rank), [other for other in range(3) if other != rank]
+        made.step(0, 0, 40)
+        about = {"sequence": 4, "layer": 1}
+        there = ",".join(f"{rank}>{other}:mates" for other in others)
+        back = ",".join(f"{other}>{rank}:mates" for other in others)
+        made.span("send_partials", 5, 12, "communication", channel=there, **about)
+        made.span("post", 7, 10, "communication", layer=1)
+        made.span("wait_partials", 13, 15, "communication", channel=back, **about)
+        made.launch(8, 1)
+        made.kernel("ncclDevKernel_SendRecv", start, 80, 1, stream=9)
+        traces.append(made.read(tmp_path))
+    found = deep(traces).parted
+    steps = found.steps.set_index("rank")
+    for rank, start in enumerate(starts):
+        assert steps.loc[rank, "synchronization_ns"] == max(starts) - start
+        assert steps.loc[rank, "communication_ns"] == 80 - max(starts)
+    assert (found.exchanges, found.unmatched) == (6, 0)
+
+
 def test_steps_end_where_the_device_gets_to_their_borders(tmp_path):
     made = Made()
     for number, start in ((3, 0), (4, 12)):
@@ -261,3 +311,34 @@ def test_steps_end_where_the_device_gets_to_their_borders(tmp_path):
     assert steps["wall_ns"].tolist() == [60, 120]
     assert steps["compute_ns"].tolist() == [40, 40]
     assert (steps[PARTS].sum(axis=1) == steps["wall_ns"]).all()
+
+
+@pytest.mark.parametrize("graphs", [False, True], ids=["launched", "replayed"])
+@pytest.mark.parametrize("arrivals", [(20, 90), (90, 20), (20, 90, 60)])
+def test_a_wait_for_several_senders_is_synchronization_until_the_last(tmp_path, arrivals, graphs):
+    """Ranks 1, 2, ... send at `arrivals`; the base's one kernel waits for all, from 10 to 100."""
+    channels = [f"{rank}>0" for rank in range(1, len(arrivals) + 1)]
+    parts = [(0, "wait_partials", ",".join(channels), "collect", 10, 100)]
+    for rank, at in enumerate(arrivals, 1):
+        parts.append((rank, "send_partials", channels[rank - 1], "answer", at, at + 2))
+    traces = []
+    for rank, phase, channel, name, start, end in parts:
+        made = Made(rank)
+        made.step(0, 0, 40)
+        if graphs:
+            made.graph(0, [(phase, 2, channel, 7, [name])])
+            made.graphs[0]["runs"][0] |= {"channels": channel.split(","), "bytes": []}
+            made.replay(0, 6, 1)
+        else:
+            about = {"channel": channel, "sequence": 7, "layer": 2}
+            made.span(phase, 5, 9, "communication", **about)
+            made.launch(6, 1)
+        made.kernel(name, start, end, 1)
+        traces.append(made.read(tmp_path))
+    found = deep(traces)
+    # by `reached` a post that the host launches begins with the host's span, at 5
+    for parted in (found.parted, found.reached) if graphs else (found.parted,):
+        base = parted.steps.set_index("rank").loc[0]
+        assert base["communication_ns"] == 100 - max(arrivals)
+        assert base["synchronization_ns"] == max(arrivals) - 10
+        assert (parted.exchanges, parted.unmatched) == (len(arrivals), 0)

@@ -77,6 +77,18 @@ def test_the_path_of_a_simulated_step_is_the_one_that_was_simulated(pooled):
     assert saved["append_kv"] == 0  # done while the query was on its way
 
 
+def test_a_rank_that_lacks_the_last_steps_stops_nothing(pooled):
+    lacks = (pooled.steps["rank"] == 3) & (pooled.steps["step"] >= 2)
+    tables = dataclasses.replace(pooled, steps=pooled.steps[~lacks])
+    found = critical(tables)  # which asserts that a replay gives each step back
+    assert found.steps == 2 * 3
+    assert found.path["ms"].sum() == pytest.approx(found.wall_ms)
+    path = step_graph(tables, repeat=0, step=2).path()
+    assert 3 not in set(path["rank"])
+    waits = path[(path["rank"] == 1) & (path["phase"] == "wait_partials")]
+    assert waits["category"].unique()[0] == "synchronization"  # for a rank that is not there
+
+
 def test_steps_follow_each_other_without_a_gap(pooled):
     graphs = list(step_graphs(pooled, kind=None, most=99))
     for before, after in itertools.pairwise(graphs):

@@ -9,17 +9,18 @@ from fapool.analysis.breakdown import breakdown
 from fapool.analysis.load import load
 from fapool.analysis.steps.stragglers import sentences, stragglers, waits
 from fapool.phases import Category
-from fapool.spec import Static
-from tests.analysis.programs import programs, soup, tables
+from fapool.spec import FAPool, Static
+from tests.analysis.programs import WAITS, programs, soup, tables
 from tests.synthetic import small_spec, write_run
 
 
 def by_hand(found) -> collections.Counter:
     """(waiter, awaited, phase, what that did) -> ns, unit by unit of time."""
     events, counted = found.events, collections.Counter()
-    for wait in events[events["phase"].isin(["wait_hidden", "all_reduce"])].itertuples():
+    waits = events[events["phase"].isin([*WAITS, "all_reduce"])]
+    for wait in waits.drop_duplicates(["rank", "sequence"]).itertuples():  # of several senders, too
         same = events[events["sequence"] == wait.sequence]
-        came = same[same["phase"] != "wait_hidden"].sort_values(["start_ns", "rank"])
+        came = same[~same["phase"].isin(WAITS)].sort_values(["start_ns", "rank"])
         last = came.iloc[-1]
         for unit in range(wait.start_ns, min(last.start_ns, wait.end_ns)):
             under = events[(events["rank"] == last["rank"]) & (events["start_ns"] <= unit)]
@@ -74,6 +75,23 @@ def test_the_slowest_rank_of_a_sum_is_named_with_what_kept_it(tmp_path):
     assert first == "rank 0 waits 0.219 ms per decode step for rank 3 (all_reduce; busy with ffn)"
     synchronization = parted.steps.query("kind == 'decode'")[f"{Category.SYNCHRONIZATION}_ns"]
     assert found["ms"].sum() == pytest.approx(synchronization.sum() / 6 / 1e6)
+
+
+@pytest.mark.parametrize("senders", [2, 3])
+def test_a_wait_for_several_senders_is_for_the_last_of_them_and_counts_once(tmp_path, senders):
+    spec = small_spec(plan=FAPool(base=1, pool=senders, threshold=64))
+    tables = load(write_run(tmp_path, spec, at_once=True))
+    parted = breakdown(tables)
+    rows = waits(tables, parted)
+    own = rows[rows["phase"] == "wait_partials"]
+    posts = tables.events[tables.events["phase"] == "send_partials"]
+    last = posts.loc[posts.groupby(["repeat", "step", "layer"])["start_ns"].idxmax()]
+    assert set(own["awaited"]) == set(last["rank"]) == {senders}
+    wait = tables.events[tables.events["phase"] == "wait_partials"]
+    wait = wait.drop_duplicates(["repeat", "step", "layer"])
+    both = wait.merge(last, on=["repeat", "step", "layer"])
+    assert own["ns"].sum() == (both["start_ns_y"] - both["start_ns_x"]).sum() > 0
+    assert own["exchanges"].sum() == len(last)
 
 
 def test_sentences_name_causes_before_those_who_waited_themselves(tmp_path):
