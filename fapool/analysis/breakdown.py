@@ -71,9 +71,12 @@ class Breakdown:
         return f"{lost}: a wait for these alone counts as communication"
 
 
-def breakdown(tables: Tables) -> Breakdown:
-    """The partition of every step of every rank that had spans, in integer nanoseconds."""
-    met = exchanges.match(tables.events)
+def breakdown(tables: Tables, met: Exchanges | None = None) -> Breakdown:
+    """The partition of every step of every rank that had spans, in integer nanoseconds.
+
+    `met`: the exchanges of the tables' events, where they were matched before.
+    """
+    met = met or exchanges.match(tables.events)
     return part(tables.events, tables.steps, met, met.arrival_ns)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fapool.analysis import exchanges
+from fapool.analysis.exchanges import Exchanges
 from fapool.analysis.load import Tables
 from fapool.errors import StoreError
 from fapool.store import Run
@@ -51,13 +52,16 @@ class Clocks:
         return said
 
 
-def clocks(run: Run, tables: Tables) -> Clocks | None:
-    """What the ranks recorded of their clocks; None if they did not."""
+def clocks(run: Run, tables: Tables, met: Exchanges | None = None) -> Clocks | None:
+    """What the ranks recorded of their clocks; None if they did not.
+
+    `met`: the exchanges of the tables' events, where they were matched before.
+    """
     known = _ranks(run)
     if not known:
         return None
     unsure = {rank: int(clock["uncertainty_ns"]) for rank, clock in known.items()}
-    splits, close, impossible = _splits(tables, unsure)
+    splits, close, impossible = _splits(tables, met or exchanges.match(tables.events), unsure)
     notes = [f"rank {rank}: {note}" for rank, clock in known.items() for note in clock["notes"]]
     return Clocks(
         uncertainty_ns=unsure, splits=splits, close=close, impossible=impossible, notes=notes
@@ -95,9 +99,9 @@ def _ranks(run: Run) -> dict[int, dict[str, Any]]:
     return {int(entry["rank"]): entry["clock"] for entry in with_clock}
 
 
-def _splits(tables: Tables, unsure: dict[int, int]) -> tuple[int, int, int]:
+def _splits(tables: Tables, met: Exchanges, unsure: dict[int, int]) -> tuple[int, int, int]:
     """Waits for others, those whose split the clocks leave open, and those that cannot be."""
-    events, met = tables.events, exchanges.match(tables.events)
+    events = tables.events
     rank, awaited = events["rank"].to_numpy(), met.awaited
     waits = np.flatnonzero((awaited >= 0) & (awaited != rank))
     waits = waits[np.unique(met.span[waits], return_index=True)[1]]

@@ -13,7 +13,7 @@ b>c     b                [ post ]
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -55,6 +55,11 @@ class Exchanges:
     windows: pd.DataFrame
     total: int
     unmatched: int
+
+    def of_rows(self, rows: Ints) -> Exchanges:
+        """What is known of these events; windows and counts stay those of all."""
+        names = ("arrival_ns", "awaited", "span", "exchange", "arrives", "arrived_ns")
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
 
 @dataclass(frozen=True)

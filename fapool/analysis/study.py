@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fapool.analysis import exchanges
 from fapool.analysis.breakdown import Breakdown, breakdown
+from fapool.analysis.exchanges import Exchanges
 from fapool.analysis.load import Tables, load
 from fapool.analysis.metrics import metrics
 from fapool.analysis.sampled import Sampling, sampling
@@ -19,6 +21,7 @@ class Study:
     run: Run
     label: str
     tables: Tables
+    met: Exchanges
     parted: Breakdown
     metrics: dict[str, float | None]
     sampling: Sampling | None
@@ -31,11 +34,13 @@ def study(run: Run, label: str = "") -> Study:
         StoreError: its tables are missing or broken.
     """
     tables = load(run)
-    parted = breakdown(tables)
+    met = exchanges.match(tables.events)
+    parted = breakdown(tables, met)
     return Study(
         run=run,
         label=label or str(run.spec.plan),
         tables=tables,
+        met=met,
         parted=parted,
         metrics=metrics(tables, parted),
         sampling=sampling(tables.steps),

@@ -37,7 +37,7 @@ def causes(found: Study) -> Causes:
     return Causes(
         kind=kind,
         ranks=steps[["rank", "role"]].drop_duplicates("rank").sort_values("rank"),
-        stragglers=stragglers(waits(found.tables, parted), parted, kind),
-        critical=critical(found.tables, kind=kind),
-        clocks=clocks(found.run, found.tables),
+        stragglers=stragglers(waits(found.tables, parted, found.met), parted, kind),
+        critical=critical(found.tables, kind=kind, met=found.met),
+        clocks=clocks(found.run, found.tables, found.met),
     )

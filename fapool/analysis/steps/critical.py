@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from fapool.analysis.exchanges import Exchanges
 from fapool.analysis.load import Tables
 from fapool.analysis.steps.graph import step_graphs
 
@@ -48,14 +49,18 @@ class Critical:
 
 
 def critical(
-    tables: Tables, *, kind: str | None = "decode", most: int = MOST_STEPS
+    tables: Tables,
+    *,
+    kind: str | None = "decode",
+    most: int = MOST_STEPS,
+    met: Exchanges | None = None,
 ) -> Critical | None:
     """The critical path of a step of a kind, and what it would take without each phase.
 
-    None where no step of the kind had spans.
+    None where no step of the kind had spans. `met`: as of `step_graphs`.
     """
     paths, wall, saved, count = [], 0, {}, 0
-    for graph in step_graphs(tables, kind=kind, most=most):
+    for graph in step_graphs(tables, kind=kind, most=most, met=met):
         paths.append(graph.path())
         assert graph.without(None) == graph.wall_ns, "a replay takes as long as its step did"
         wall, count = wall + graph.wall_ns, count + 1

@@ -77,12 +77,17 @@ class StepGraph:
         return {p.phase for own in self.ranks.values() for p in own if p.phase}
 
 
-def step_graphs(tables: Tables, *, kind: str | None = "decode", most: int) -> Iterator[StepGraph]:
-    """The graphs of at most `most` steps of a kind that had spans, evenly taken."""
+def step_graphs(
+    tables: Tables, *, kind: str | None = "decode", most: int, met: Exchanges | None = None
+) -> Iterator[StepGraph]:
+    """The graphs of at most `most` steps of a kind that had spans, evenly taken.
+
+    `met`: the exchanges of the tables' events, where they were matched before.
+    """
     steps = of_kind(tables.steps[recorded(tables.steps)], kind)
     chosen = steps[["repeat", "step"]].drop_duplicates().to_numpy().tolist()
     picked = np.unique(np.linspace(0, len(chosen) - 1, min(most, len(chosen))).round().astype(int))
-    yield from _graphs(tables, [tuple(chosen[i]) for i in picked])
+    yield from _graphs(tables, [tuple(chosen[i]) for i in picked], met)
 
 
 def step_graph(tables: Tables, *, repeat: int, step: int) -> StepGraph:
@@ -90,13 +95,16 @@ def step_graph(tables: Tables, *, repeat: int, step: int) -> StepGraph:
     return next(_graphs(tables, [(repeat, step)]))
 
 
-def _graphs(tables: Tables, chosen: list[tuple[int, int]]) -> Iterator[StepGraph]:
-    events = tables.events
-    met = exchanges.match(events)
+def _graphs(
+    tables: Tables, chosen: list[tuple[int, int]], met: Exchanges | None = None
+) -> Iterator[StepGraph]:
+    met = met or exchanges.match(tables.events)
+    by_step = {key: rows for key, rows in tables.steps.groupby(["repeat", "step"])}
+    near = _near(tables.events, [by_step[key] for key in chosen], met)
+    events, met = tables.events.iloc[near], met.of_rows(near)
     waits = _waits(events, met)
     pieces = lanes(events, waits.arrival_ns)
     categories, layers = (events[name].to_numpy() for name in ("category", "layer"))
-    by_step = {key: rows for key, rows in tables.steps.groupby(["repeat", "step"])}
     phases = events["phase"].to_numpy()
     for repeat, step in chosen:
         rows = by_step[repeat, step]
@@ -113,6 +121,25 @@ def _graphs(tables: Tables, chosen: list[tuple[int, int]]) -> Iterator[StepGraph
             categories=categories,
             layers=layers,
         )
+
+
+def _near(events: pd.DataFrame, chosen: list[pd.DataFrame], met: Exchanges) -> np.ndarray:
+    """Rows of the events in chosen steps, and of all exchanges that any of these is of."""
+    start, end, repeat = (events[name].to_numpy() for name in ("start_ns", "end_ns", "repeat"))
+    found = np.zeros(len(events), bool)
+    windows: dict[int, list[tuple[int, int]]] = {}
+    for rows in chosen:
+        span = int(rows["start_ns"].min()), int(rows["end_ns"].max())
+        windows.setdefault(int(rows["repeat"].iloc[0]), []).append(span)
+    for number, spans in windows.items():
+        times = intervals.union(np.array(spans, np.int64))
+        first = np.searchsorted(times[:, 1], start, "left")  # the window that ends no sooner
+        reached = times[np.minimum(first, len(times) - 1), 0] <= end
+        found |= (repeat == number) & (first < len(times)) & reached
+    known = np.zeros(met.exchange.max(initial=-1) + 2, bool)
+    known[met.exchange[found]] = True
+    known[-1] = False  # of no exchange
+    return np.flatnonzero(found | known[met.exchange])
 
 
 @dataclass(frozen=True)

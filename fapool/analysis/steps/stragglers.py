@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fapool.analysis import exchanges, intervals
 from fapool.analysis.breakdown import ORDER, Breakdown
+from fapool.analysis.exchanges import Exchanges
 from fapool.analysis.intervals import Times
 from fapool.analysis.kinds import of_kind
 from fapool.analysis.lanes import Key, Lane, lanes
@@ -23,14 +24,15 @@ _WAITING = ORDER.index(Category.SYNCHRONIZATION)
 KEYS = ["rank", "awaited", "phase", "busy_with"]
 
 
-def waits(tables: Tables, parted: Breakdown) -> pd.DataFrame:
+def waits(tables: Tables, parted: Breakdown, met: Exchanges | None = None) -> pd.DataFrame:
     """Rows repeat, rank, step, kind, awaited, phase, busy_with, ns, exchanges; of recorded steps.
 
     `rank` waited for `awaited` in spans of `phase`, while that was `busy_with` a phase of its own.
     `exchanges` counts them, at the phase in which each ended. The ns of a rank's step are,
-    to the nanosecond, its synchronization but for barriers: asserted.
+    to the nanosecond, its synchronization but for barriers: asserted. `met`: the exchanges of the
+    tables' events, where they were matched before.
     """
-    met = exchanges.match(tables.events)
+    met = met or exchanges.match(tables.events)
     pieces = lanes(tables.events, met.arrival_ns)
     events = tables.events.assign(awaited=met.awaited)
     events["until_ns"] = np.minimum(met.arrival_ns, events["end_ns"])

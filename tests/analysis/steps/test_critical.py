@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 
+from fapool.analysis import exchanges
 from fapool.analysis.load import load
 from fapool.analysis.steps.critical import critical
 from fapool.analysis.steps.graph import step_graph, step_graphs
@@ -54,6 +55,18 @@ def test_whatever_the_records_hold_a_path_fills_its_step_and_a_replay_gives_it_b
         assert (path["end_ns"] - path["start_ns"]).sum() == graph.wall_ns
         assert graph.without(None) == graph.wall_ns
         assert all(graph.without(phase) <= graph.wall_ns for phase in graph.phases())
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_step_is_the_same_alone_and_beside_others(seed):
+    """Events that lie in no chosen step are left out, but for partners in its exchanges."""
+    tables = soup(seed)
+    met = exchanges.match(tables.events)
+    for graph in step_graphs(tables, kind=None, most=9, met=met):
+        alone = step_graph(tables, repeat=0, step=graph.step)
+        assert alone.path().equals(graph.path())
+        for phase in (None, *graph.phases()):
+            assert alone.without(phase) == graph.without(phase)
 
 
 @pytest.fixture(scope="module")
