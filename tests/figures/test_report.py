@@ -7,6 +7,7 @@ import pytest
 
 from fapool.analysis.metrics import DEFINITIONS
 from fapool.errors import StoreError
+from fapool.figures import changed, report
 from fapool.figures.report import number, write_report
 from fapool.spec import Static, Workload
 from tests.synthetic import small_spec, write_run
@@ -51,6 +52,13 @@ def source(tmp_path_factory) -> str:
     return write_report(runs, folder / "report.html").read_text()
 
 
+@pytest.fixture
+def words_alone(monkeypatch) -> None:
+    """Figures are made and not drawn: for pages of which only the words are looked at."""
+    monkeypatch.setattr(report, "svg", lambda figure: "")
+    monkeypatch.setattr(changed, "svg", lambda figure: "")
+
+
 def test_nothing_is_loaded_from_elsewhere(source):
     page = Page(source)
     assert all(link.startswith("#") for link in page.links)
@@ -76,6 +84,7 @@ def test_keys_of_each_rank_stand_at_their_most(source):
     assert ["rank 3 (pool)", "2", "8", "198", "77%", "0.2", "3"] in Page(source).rows
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_definitions_stand_beneath_the_metrics_of_many_runs(tmp_path):
     plans = [Static(tp=tp, pp=pp) for tp, pp in ((1, 1), (1, 2), (2, 1), (2, 2), (4, 1))]
     runs = [write_run(tmp_path, small_spec(plan=plan)) for plan in plans]
@@ -92,6 +101,7 @@ def test_unequal_numbers_of_gpus_are_pointed_out(source):
     assert "More than the plan differs" not in source
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_what_differs_beside_the_plan_is_pointed_out(tmp_path):
     other = small_spec(workload=Workload(batch=2, context=90, output=4), plan=Static(tp=4))
     path = write_report([write_run(tmp_path), write_run(tmp_path, other)], tmp_path / "r.html")
@@ -107,6 +117,7 @@ def test_a_run_alone_has_a_report(tmp_path):
     assert "FAPool(2,2)" in page
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_what_changed_adds_up_as_printed_in_every_column(tmp_path):
     spec = small_spec(repeats=3)
     runs = [write_run(tmp_path, spec), write_run(tmp_path, spec, slow=1.2)]
@@ -121,6 +132,7 @@ def test_what_changed_adds_up_as_printed_in_every_column(tmp_path):
             assert sum(parts) == whole
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_doubts_stand_in_the_report_and_only_where_there_are_any(tmp_path, source):
     assert "all runs: 2 repeats: intervals tell what varies inside the run" in source
     work = Workload(batch=100, context=96, output=2)
@@ -155,6 +167,7 @@ def test_what_was_measured_stands_at_the_top_unfolded(source):
     assert rows["model"][0].endswith("float32, random weights")
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_ranks_without_a_gpu_are_not_called_gpus(tmp_path):
     spec = small_spec(device="cpu")
     runs = [write_run(tmp_path, spec), write_run(tmp_path, spec.replace(plan=Static(tp=4)))]
@@ -174,6 +187,7 @@ def test_numbers_of_gpus_stand_without_a_ratio(source):
     assert "×" in rows["tps_per_gpu"][3]
 
 
+@pytest.mark.usefixtures("words_alone")
 @pytest.mark.parametrize(
     ("warmup", "sentence"), [(0, "No warm-up: the first steps"), (1, "Warm-up passes are not in")]
 )
@@ -182,6 +196,7 @@ def test_a_run_without_warm_up_says_so(tmp_path, warmup, sentence):
     assert sentence in write_report([run], tmp_path / "r.html").read_text()
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_a_run_of_sampled_steps_says_which_share_and_what_sampling_took(tmp_path, source):
     page = write_report([write_run(tmp_path, sample_every=2)], tmp_path / "r.html").read_text()
     assert re.search(
