@@ -171,10 +171,10 @@ class Step:
     def starting(self, start: Callable) -> Callable:
         """`Engine._start` that notes its step; delayed are decode steps of odd repeats."""
 
-        def inner(engine: Engine, plan: Any, step: Any) -> Any:
+        def inner(engine: Engine, plan: Any, step: Any, *hooks: Any) -> Any:
             self.step = step.index
             self.due = self.repeat >= 0 and self.repeat % 2 == 1 and step.kind == "decode"
-            return start(engine, plan, step)
+            return start(engine, plan, step, *hooks)
 
         return inner
 
