@@ -5,11 +5,11 @@
         --chunks 4096 --transport messages
 
 The paper's 4-layer model in bf16. `ttft_ms` is the median over repeats, from admission to the
-first token on the host, without spans; the first repeat is not counted (cuDNN then plans for every
-length). The floor is the operations of all products over 790 TFLOP/s and of causal attention over
-600, on all GPUs at once. Where `--spans` is given a pass with spans follows, of which `hidden` is
-said: of the time in which messages or sums of a base rank are under way, the share in which that
-rank computes.
+first token on the host, without spans; the first repeat is not counted (kernels are compiled then,
+and cuDNN plans for its tiles). The floor is the operations of all products over 790 TFLOP/s and of
+causal attention over 600, on all GPUs at once. Where `--spans` is given a pass with spans follows,
+of which `hidden` is said: of the time in which messages or sums of a base rank are under way, the
+share in which that rank computes.
 
 What was predicted before the first measurement, at 128 K with chunks of 8192: FAPool(1,3) 0.31 s
 of attention a pool rank, 0.28 s of products and chunks at the base, 2 % lost at the ends; on two

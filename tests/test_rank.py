@@ -173,9 +173,9 @@ def test_word_of_a_failure_is_left_before_anything_is_taken_down(folder, monkeyp
     assert folder.log_tail(0).count("Traceback") == 1
 
 
-def test_shared_memory_that_a_device_does_not_have_is_refused_before_anything_starts():
+def test_shared_memory_that_a_device_does_not_have_is_refused_before_anything_starts(monkeypatch):
     assert rank_side.check_kernel(make_spec(), 0).type == "cpu"
     spec = make_spec(transport="symmetric", device="auto", model="tiny")
-    if not torch.cuda.is_available():
-        with pytest.raises(SpecError, match=r"transport = 'symmetric': .*not on cpu; choose auto"):
-            rank_side.check_kernel(spec, 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SpecError, match=r"transport = 'symmetric': .*not on cpu; choose auto"):
+        rank_side.check_kernel(spec, 0)

@@ -71,14 +71,14 @@ def reads_pages(backend: Backend, block_tokens: int) -> bool:
 
 def causal(backend: Backend, q: Tensor, k: Tensor, v: Tensor) -> Partial:
     """A chunk on itself: q [T, H, D], k and v [T, K, D]; token t sees keys 0..t."""
-    return _flat(*backend.dense(q[None], k[None], v[None], causal=True))
+    return flat(*backend.dense(q[None], k[None], v[None], causal=True))
 
 
 def over(backend: Backend, q: Tensor, view: KVView) -> Partial:
     """Every query over all of its row: q [B, Q, H, D] -> Partial of B * Q tokens, row by row."""
     if reads_pages(backend, view.rows.block_tokens):
-        return _flat(*backend.paged(q, view))
-    pieces = [(at, _flat(*backend.dense(q[at], k, v, causal=False))) for at, k, v in view.dense()]
+        return flat(*backend.paged(q, view))
+    pieces = [(at, flat(*backend.dense(q[at], k, v, causal=False))) for at, k, v in view.dense()]
     if sum(at.stop - at.start for at, _ in pieces) < len(q):
         return _among_empty(q, pieces)
     parts = [part for _, part in pieces]
@@ -96,5 +96,6 @@ def _among_empty(q: Tensor, pieces: list[tuple[slice, Partial]]) -> Partial:
     return whole
 
 
-def _flat(out: Tensor, lse: Tensor) -> Partial:
+def flat(out: Tensor, lse: Tensor) -> Partial:
+    """What `dense` gives, [B, Q, H, D] and [B, H, Q], as a partial of B * Q tokens."""
     return Partial(out.flatten(0, 1), lse.transpose(1, 2).flatten(0, 1).to(lse_dtype(out.dtype)))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fapool.pieces import GRAIN
 from fapool.runtime.attention.aten import Aten
+from fapool.runtime.attention.base import flat
 from fapool.runtime.attention.cudnn import Cudnn
 from fapool.runtime.partial import Partial
 from fapool.runtime.sequence.merging import merge_into
@@ -47,8 +48,8 @@ class CudnnTiled:
 
     def _part(self, q: Tensor, k: Tensor, v: Tensor) -> Partial:
         kernel = self._tiles if k.shape[1] >= GRAIN else self._rest
-        out, lse = kernel.dense(q, k, v, causal=False)
-        return Partial(out.flatten(0, 1).contiguous(), lse.transpose(1, 2).flatten(0, 1))
+        part = flat(*kernel.dense(q, k, v, causal=False))
+        return Partial(part.out.contiguous(), part.lse)
 
 
 def tiles(length: int) -> Iterator[slice]:
