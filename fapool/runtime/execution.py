@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -189,7 +190,7 @@ class Execution:
         is first met, and that shall not be in a measured step.
         """
         captures = last and self._spec.graphs and self._seat.capturable
-        until = None if captures else self._first_decode() + WARM_DECODE_STEPS - 1
+        until = math.inf if captures else self._first_decode() + WARM_DECODE_STEPS - 1
         played = self._engine.play(
             plan, self._spec, self._requests, repeat=WARM_UP, last_step=until
         )
@@ -219,7 +220,7 @@ class Execution:
     def _take_snapshot(self) -> None:
         """One more warm-up, graphs included, with the history of all that it allocates."""
         with self._snapshot.recording(), self._plan(self._spec) as plan:
-            self._warm_up(plan)
+            self._warm_up(plan, last=True)
             self._snapshot.write()
 
     def _transient(self, act: Callable[[], None]) -> None:
