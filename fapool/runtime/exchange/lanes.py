@@ -89,9 +89,13 @@ def open_lanes(
 
 
 def _connect(group: dist.ProcessGroup, device: torch.device) -> None:
-    """NCCL connects a group when all of it first call: now, for of a piece some have no part."""
+    """NCCL connects a group when all of it first call, and a pair when both do: all of that now.
+
+    Of a piece some have no part; and whoever posts a receive would be held until its sender sends.
+    """
     if dist.get_backend(group) == "nccl":
-        dist.all_reduce(torch.zeros(1, device=device), group=group)
+        one_each = torch.zeros(dist.get_world_size(group), device=device)
+        dist.all_to_all_single(torch.empty_like(one_each), one_each, group=group)
 
 
 def places_of(spec: RunSpec, at: Route, rows: int) -> Places:

@@ -73,14 +73,25 @@ class PoolPrefill:
             pieces = self._lending.pieces(step)
             works = [self._plan(step, slot, piece) for slot, piece in enumerate(pieces)]
         turns = [(work, layer) for layer in self._place.layers for work in works if work]
-        coming = self._expect(*turns[0]) if turns else None
+        coming = None
         for (work, layer), following in zip(turns, [*turns, None][1:], strict=True):
+            coming = coming or self._expect(work, layer)
             # Announced now: by messages it comes while this one is attended.
-            then = self._expect(*following) if following else None
+            then = self._expect(*following) if self._ahead(work, layer, following) else None
             self._seat.span.micro_batch = work.slot if len(pieces) > 1 else -1
             self._serve(work, layer, coming)
             self._seat.span.micro_batch = -1
             coming = then
+
+    def _ahead(self, work: Work, layer: int, following: tuple[Work, int] | None) -> bool:
+        """Whether the receive of `following` may be posted before `work` is answered.
+
+        NCCL's spins on the device until the message is there, and a kernel's first launch may make
+        the host wait until the device is idle. So it must neither hinge on this answer, as the
+        next layer of the same piece does, nor spin while kernels of a piece are launched for the
+        first time: its first layer.
+        """
+        return following is not None and following[0] is not work and layer > self._place.layers[0]
 
     def _plan(self, step: Step, slot: int, segments: tuple[Segment, ...]) -> Work | None:
         cache, keeper, block = self._cache, self._place.keeper, self._block

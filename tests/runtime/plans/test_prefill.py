@@ -89,6 +89,25 @@ def test_a_prompt_alone_is_answered_by_every_column_that_has_some_of_what_came_b
         assert len(set(numbered)) == len(numbered)
 
 
+@pytest.mark.parametrize("overlap", ["never", "always"])
+def test_no_receive_of_a_query_is_posted_that_hinges_on_an_answer_of_ours(crew, overlap):
+    """Of one piece layer by layer; while another piece is served, from the second layer on."""
+    spec = make_spec(fapool(1, 1, overlap=overlap), model=make_model(layers=3), batch=1)
+    spec = spec.replace(workload=Workload(batch=1, context=30, output=1))
+    _, pool = check_equal(crew, spec, ((30, 1),))
+    names = "step", "layer", "phase", "start_ns"
+    rows = sorted(zip(*columns(pool, *names), strict=True), key=lambda row: row[-1])
+    rows = [row[:3] for row in rows if row[2] in (Phase.POST, Phase.SEND_PARTIALS)]
+    for step in {step for step, *_ in rows}:
+        posted = sent = 0
+        for _, layer, phase in [row for row in rows if row[0] == step]:
+            posted += phase == Phase.POST
+            sent += phase == Phase.SEND_PARTIALS
+            most = 2 if overlap == "always" and layer > 0 else 1
+            assert 0 <= posted - sent <= most
+        assert posted == sent
+
+
 def columns(came: dict, *names: str) -> list[list]:
     return [list(came["events"][name]) for name in names]
 
