@@ -108,6 +108,8 @@ def test_spans_of_a_replay_lie_inside_their_step_and_fill_it():
     torch.cuda.synchronize()
     with found.capturing(spans), torch.cuda.graph(graph, capture_error_mode="thread_local"):
         body()
+    graph.replay()  # the first one also brings the graph to the device
+    torch.cuda.synchronize()
     found.begin(0)
     for step in range(3):
         graph.replay()
