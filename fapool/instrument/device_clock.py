@@ -25,8 +25,8 @@ class Event(Protocol):
     def elapsed_time(self, later: Any) -> float:
         """Milliseconds until `later`."""
 
-    def synchronize(self) -> None:
-        """Wait until the device got here."""
+    def query(self) -> bool:
+        """Whether the device got here."""
 
 
 class Events(Protocol):
@@ -34,6 +34,9 @@ class Events(Protocol):
 
     def record(self) -> Event:
         """An event, recorded now."""
+
+    def record_after(self, clock: Callable[[], int]) -> tuple[int, Event]:
+        """What a clock says, and an event that is recorded right then."""
 
     def give(self, event: Event) -> None:
         """Take it back."""
@@ -108,9 +111,9 @@ class DeviceClock:
     def _ask(self) -> None:
         latest = self._at_ns
         for number in range(ROUNDS + 1):
-            before = self._clock()
-            event = self._events.record()
-            event.synchronize()
+            before, event = self._events.record_after(self._clock)
+            while not event.query():  # sooner than a wait in the driver notices
+                pass
             after = self._clock()
             self.move(event)
             if number:  # the first one waits for what was under way, and is slow

@@ -196,17 +196,27 @@ class EventPool:
 
     def record(self) -> torch.cuda.Event:
         """An event, recorded now on the current stream."""
-        handle = _stream_handle(self._index)
-        stream = self._streams.get(handle)
-        if stream is None:
-            stream = self._streams[handle] = torch.cuda.current_stream(self._device)
-        event = self._free.pop() if self._free else torch.cuda.Event(enable_timing=True)
+        event, stream = self._next()
         event.record(stream)
         return event
+
+    def record_after(self, clock: Callable[[], int]) -> tuple[int, torch.cuda.Event]:
+        """What `clock` says, and an event that is recorded right then."""
+        event, stream = self._next()
+        before = clock()
+        event.record(stream)
+        return before, event
 
     def give(self, event: torch.cuda.Event) -> None:
         """Back into the pool, once its time has been read."""
         self._free.append(event)
+
+    def _next(self) -> tuple[torch.cuda.Event, torch.cuda.Stream]:
+        handle = _stream_handle(self._index)
+        stream = self._streams.get(handle)
+        if stream is None:
+            stream = self._streams[handle] = torch.cuda.current_stream(self._device)
+        return self._free.pop() if self._free else torch.cuda.Event(enable_timing=True), stream
 
 
 # The stream's number in 0.1 us, where making its object takes 4; torch's streams live for ever.

@@ -33,6 +33,9 @@ class Device:
         self.host += 1_000
         return Event(self, self.host + 1_500 + round(self.random.expovariate(1 / 2_000)))
 
+    def record_after(self, clock) -> tuple[int, "Event"]:
+        return clock(), self.record()
+
     def give(self, event: "Event") -> None:
         self.given.append(event)
 
@@ -49,6 +52,13 @@ class Event:
     def elapsed_time(self, later: "Event") -> float:
         ticks = [self.device.device_ns(event.host_ns) for event in (self, later)]
         return float(np.float32((ticks[1] - ticks[0]) / 1e6))
+
+    def query(self) -> bool:
+        if self.device.host < self.host_ns:
+            self.device.host += 50
+            return False
+        self.synchronize()
+        return True
 
     def synchronize(self) -> None:
         self.device.host = max(self.device.host, self.host_ns) + 1_200
