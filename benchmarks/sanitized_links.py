@@ -31,6 +31,7 @@ class Beside:
 
     def __init__(self, memory: list[Tensor], rank: int) -> None:
         self._memory, self._rank = memory, rank
+        self.num_bytes = memory[rank].nbytes
 
     def address(self, rank: int, offset: int = 0) -> int:
         """See `Arena.address`."""

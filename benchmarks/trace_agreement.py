@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,9 @@ def agreement(folder: Path, their_ranks: dict[str, Any]) -> dict[str, Any]:
             name: abs(own[name] - their[name])
             for name in ("compute", "non_compute", "idle", "span")
         }
-        # HTA gives the ratio in hundredths of a percent
-        apart["overlap"] = abs(own["overlap"] - their["overlap"]) / 100 * own["communication"]
+        if not isnan(their["overlap"]):  # else it knows no communication, and `names` tell
+            # HTA gives the ratio in hundredths of a percent
+            apart["overlap"] = abs(own["overlap"] - their["overlap"]) / 100 * own["communication"]
         names = otherwise_named(kept)
         differences += [f"rank {trace.rank}: {line}" for line in names]
         differences += [

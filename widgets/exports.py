@@ -17,7 +17,7 @@ _ROW = (
 
 def exported(run: Run) -> list[Path]:
     """The report and the traces that the run's folder holds."""
-    merged = run.path / "trace" / "merged.json.gz"
+    merged = run.path / "merged.json.gz"
     report = run.path / "report.html"
     return [path for path in (report, merged, *run.traces) if path.exists()]
 
@@ -34,7 +34,7 @@ def describe_exports(run: Run) -> str:
     """HTML: each file with the tool that opens it."""
     report, merged, folder = (
         run.path / "report.html",
-        run.path / "trace" / "merged.json.gz",
+        run.path / "merged.json.gz",
         run.path / "trace",
     )
     rows = [("folder", str(run.path))]

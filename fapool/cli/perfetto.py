@@ -20,7 +20,7 @@ from fapool.errors import FapoolError, SpecError, StoreError
 from fapool.store import Run
 
 LOOPBACK = "127.0.0.1"
-TRACE = "/trace/merged.json.gz"
+TRACE = "/merged.json.gz"
 OPENED = [{"id": "dev.perfetto.ExpandTracksByRegex", "args": ["^rank "]}]
 """What the page does at first: it shows the threads of every rank."""
 

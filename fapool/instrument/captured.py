@@ -42,7 +42,7 @@ class GraphNodes:
         self._nodes = None
 
     def as_json(self) -> dict[str, Any]:
-        """One entry of `graphs.<rank>.json`."""
+        """One line of `graphs.<rank>.jsonl`."""
         runs = [_run(labels, nodes) for labels, nodes in self.runs]
         return {"graph": self.number, "sampled": self.sampled, "note": self.note, "runs": runs}
 

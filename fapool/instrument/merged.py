@@ -24,7 +24,7 @@ from fapool.instrument.threads import place_on_threads
 from fapool.instrument.traced import Traced, traced
 from fapool.store import RunFolder
 
-NAME = "trace/merged.json.gz"
+NAME = "merged.json.gz"  # not in trace/: HTA takes all that lies there for traces of ranks
 STEPS_THREAD, FIRST_SPANS_THREAD = 0, 1
 MOST_SPANS = 1_000_000
 """No viewer opens much more: spans after the first so many are left out, on all ranks alike."""
@@ -33,7 +33,7 @@ Rows = pd.DataFrame
 
 
 def write_merged(folder: RunFolder, most_spans: int = MOST_SPANS) -> None:
-    """Write `trace/merged.json.gz` from the tables and traces of a folder whose parts were merged.
+    """Write `merged.json.gz` from the tables and traces of a folder whose parts were merged.
 
     `ts` and `dur` are microseconds to the nanosecond; `baseTimeNanoseconds` is the Unix time of 0.
     `otherData` says how well the ranks' clocks agree, and in notes what was left out. The same

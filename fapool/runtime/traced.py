@@ -12,6 +12,7 @@ from fapool.runtime.plans.base import Plan
 from fapool.spec import RunSpec
 from fapool.store import RunFolder
 from fapool.topology import Place
+from fapool.traces.graphs import graph_lines, graphs_name
 
 SAMPLE_EVERY = 2
 """Of traced decode steps that come from graphs, every second one has live spans as well."""
@@ -46,7 +47,7 @@ def traced(
 
     Live spans of these steps are kept apart (see `Recorder.begin`), to be held against the trace.
     Graphs are captured in a pass of their own before it, where there are any; which kernel of a
-    graph belongs to which span goes to `trace/graphs.<rank>.json`. `play(plan, repeat=, ...)`
+    graph belongs to which span goes to `trace/graphs.<rank>.jsonl`. `play(plan, repeat=, ...)`
     plays up to the window's last step.
     """
     captures, sample_every = recorder.captures, recorder.sample_every
@@ -61,6 +62,5 @@ def traced(
         captures.wanted, recorder.sample_every, recorder.at_border = False, sample_every, None
     window.close()
     if captures.graphs:
-        graphs = [graph.as_json() for graph in captures.graphs]
-        value = {"rank": window.rank, "graphs": graphs}
-        window.folder.write_json(f"trace/graphs.{window.rank}.json", value)
+        lines = graph_lines(graph.as_json() for graph in captures.graphs)
+        window.folder.write_bytes(f"trace/{graphs_name(window.rank)}", lines)

@@ -5,7 +5,8 @@ that suffix is ever half written; `status.json` says how it ended. Readers see:
 
     spec.json status.json environment.json correctness.json
     events.parquet steps.parquet requests.parquet memory.parquet kv.parquet energy.parquet
-    trace/rank<r>.<unix ns>.pt.trace.json.gz trace/merged.json.gz report.html ranks/<r>.log
+    trace/rank<r>.<unix ns>.pt.trace.json.gz trace/graphs.<r>.jsonl merged.json.gz
+    report.html ranks/<r>.log
     memory/rank<r>.pickle (for PyTorch's memory viewer; nothing here reads it)
 """
 

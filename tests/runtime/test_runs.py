@@ -273,6 +273,9 @@ def test_a_traced_run_brings_the_trace_of_every_rank(crew, profiles, tmp_path):
     spec = make_spec(FAPool(base=2, pool=2, threshold=12), tmp_path, capture=capture, repeats=1)
     run, _ = run_on(crew, spec)
     assert [path.name.split(".")[0] for path in run.traces] == ["rank0", "rank1", "rank2", "rank3"]
+    assert (run.path / "merged.json.gz").exists()
+    taken_by_hta = (*run.path.glob("trace/*.gz"), *run.path.glob("trace/*.json"))
+    assert set(taken_by_hta) == set(run.traces)
     assert breakdown(load(run)).unmatched == 0
     check_depths(run)
 

@@ -24,7 +24,7 @@ def test_export_writes_the_report_and_lists_what_opens_it(workbench, profiles):
 def test_what_opens_a_merged_trace_and_a_memory_snapshot_is_said(workbench, profiles):
     run = write_run(profiles)
     (run.path / "trace").mkdir(exist_ok=True)
-    (run.path / "trace" / "merged.json.gz").touch()
+    (run.path / "merged.json.gz").touch()
     (run.path / "memory").mkdir()
     (run.path / "memory" / "rank1.pickle").touch()
     workbench.export()

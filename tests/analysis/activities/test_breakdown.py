@@ -21,6 +21,7 @@ from tests.traces.forms import event, kernel, launch, said, step
 
 ROOT = Path(__file__).parents[3]
 DATA = ROOT / "tests" / "data" / "h200-fapool-1-1" / "trace"
+GRAPHS = ROOT / "tests" / "data" / "h100-graphs-fapool-1-1" / "trace"
 DEADLINE_S = 90
 COMPUTE, COMMUNICATION, SYNCHRONIZATION, COPIES, IDLE = PARTS
 
@@ -208,11 +209,14 @@ def test_a_data_parallel_program_on_gpus_is_broken_down_as_hta_does(tmp_path, mo
 
 @pytest.mark.ranks
 @pytest.mark.filterwarnings("ignore:The inplace keyword")
-def test_hta_finds_the_same_parts_of_gpu_traces(monkeypatch):
+@pytest.mark.parametrize("folder", [DATA, GRAPHS], ids=["eager", "graphs"])
+def test_hta_finds_the_same_parts_of_gpu_traces(monkeypatch, folder):
     monkeypatch.setenv("HTA_DISABLE_NS_ROUNDING", "1")
     from benchmarks.trace_agreement import agreement, theirs
 
-    found = agreement(DATA, theirs(DATA))
-    assert found["differences"] == []
+    found = agreement(folder, theirs(folder))
+    # Copies from GPU to GPU carry our messages; to HTA they are of memory, and neither computes.
+    assert all("Memcpy PtoP" in line for line in found["differences"])
+    assert len(found["differences"]) == (2 if folder == GRAPHS else 0)
     assert found["apart_percent"] < 0.001
     assert all(rank["hta"]["compute"] > 0 for rank in found["ranks"].values())

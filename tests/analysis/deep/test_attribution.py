@@ -137,7 +137,8 @@ def test_every_kernel_of_every_replay_is_of_the_node_that_was_captured_in_its_pl
     assert replayed["stream"].nunique() == 1  # so that the order of start is that of capture
     captured = {
         graph["graph"]: [(run["phase"], *node) for run in graph["runs"] for node in run["nodes"]]
-        for graph in orjson.loads((path.parent / f"graphs.{rank}.json").read_bytes())["graphs"]
+        for line in (path.parent / f"graphs.{rank}.jsonl").read_bytes().splitlines()
+        for graph in [orjson.loads(line)]
     }
     replays = replayed.sort_values("start_ns").groupby("correlation")
     assert len(replays) == len(launches) == 8
