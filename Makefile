@@ -4,6 +4,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 
+# Tests of one CPU process run side by side; ranks, browsers and GPUs have the machine to themselves.
+SINGLE := not ranks and not browser and not gpu
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lab clean
 
@@ -23,7 +26,12 @@ demo: setup ## a first measured run on this machine's CPUs; TRACE=path replays a
 test: setup ## lint, formatting, tests; ARGS="-k store" goes to pytest
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
+else
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "$(SINGLE)"
+	$(BIN)/python -m pytest -m "not ($(SINGLE))"
+endif
 
 # Loopback only, and with the token that Jupyter draws. Jupyter refuses root unless told: tell it, and say so.
 lab: setup ## open the workbench in JupyterLab

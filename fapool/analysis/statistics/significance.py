@@ -180,7 +180,8 @@ def _welch(a: Floats, b: Floats, difference: float) -> tuple[float, float, float
     if not any(parts):
         return difference, difference, float(not difference)
     error = np.sqrt(sum(parts))
-    free = sum(parts) ** 2 / sum(v**2 / (len(x) - 1) for v, x in zip(parts, (a, b), strict=True))
+    weights = np.array(parts) / sum(parts)  # whose squares do not vanish where those of parts do
+    free = 1 / sum(w**2 / (len(x) - 1) for w, x in zip(weights, (a, b), strict=True))
     half = stats.t.ppf((1 + CONFIDENCE) / 2, free) * error
     p = 2 * stats.t.sf(abs(difference) / error, free)
     return float(difference - half), float(difference + half), float(p)

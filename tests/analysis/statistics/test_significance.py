@@ -23,7 +23,9 @@ from fapool.analysis.statistics.significance import (
 # Student's sleep data, as R ships them (datasets::sleep): extra sleep in hours, two drugs.
 FIRST = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
 SECOND = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
-SAMPLES = st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=12, unique=True)
+# In steps that scipy squares without losing them.
+VALUES = st.integers(-(10**12), 10**12).map(lambda count: count / 1e9)
+SAMPLES = st.lists(VALUES, min_size=3, max_size=12, unique=True)
 
 
 def test_students_sleep_data_have_the_values_that_r_prints():
@@ -77,6 +79,11 @@ def test_welch_is_scipys(a, b):
     if found.test == WELCH:
         between = expected.confidence_interval(0.95)
         assert (found.low, found.high) == pytest.approx(tuple(between), rel=1e-6)
+
+
+def test_no_unit_is_too_small():
+    a, b = np.array([0.0, 1.6, 5.4, 2.2]), np.array([3.5, 0.3, 7.7])
+    assert contrast(a * 1e-100, b * 1e-100).t_p == pytest.approx(contrast(a, b).t_p, rel=1e-9)
 
 
 @given(st.lists(st.integers(0, 9), min_size=1), st.lists(st.integers(0, 9), min_size=1))
