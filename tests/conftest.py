@@ -8,6 +8,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How quickly an example runs says more of who else works here than of the code.
+settings.register_profile("fapool", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fapool")
 
 # Multiprocessing starts these once and ends them with the interpreter: not leaks.
 SERVANTS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")

@@ -53,7 +53,7 @@ def by_hand(spans, borders) -> list[dict[str, int]]:
     return found
 
 
-few = settings(max_examples=30, deadline=None)  # each is milliseconds of pandas
+few = settings(max_examples=30)  # each is milliseconds of pandas
 span = st.tuples(st.sampled_from([C, S, G]), st.integers(0, 40), st.integers(0, 12))
 borders = st.lists(st.integers(3, 45), min_size=2, max_size=5).map(sorted)
 exchange = st.tuples(st.integers(0, 40), st.integers(0, 12), st.integers(0, 40))

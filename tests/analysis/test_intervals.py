@@ -1,7 +1,7 @@
 """The algebra of time sets, against sets of whole milliseconds."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fapool.analysis import intervals
@@ -29,7 +29,6 @@ def is_a_set(a: np.ndarray) -> bool:
     return a.dtype == np.int64 and a.shape[1] == 2 and bool((np.diff(edges) > 0).all())
 
 
-@settings(deadline=None)
 @given(raw, raw)
 def test_operations_equal_those_on_sets_of_milliseconds(a, b):
     first, second = as_set(a), as_set(b)
@@ -43,7 +42,6 @@ def test_operations_equal_those_on_sets_of_milliseconds(a, b):
         assert intervals.total(found) == len(expected)
 
 
-@settings(deadline=None)
 @given(raw, st.integers(-2, 32), st.integers(-2, 32))
 def test_clipping_keeps_what_lies_inside(a, start, end):
     found = intervals.clip(as_set(a), start + EPOCH_NS, end + EPOCH_NS)
@@ -51,7 +49,6 @@ def test_clipping_keeps_what_lies_inside(a, start, end):
     assert back(found) == grid(a) & set(range(start, end))
 
 
-@settings(deadline=None)
 @given(raw, st.lists(st.tuples(st.integers(-2, 32), st.integers(0, 20)), max_size=6))
 def test_covered_counts_every_window_on_its_own(a, windows):
     starts = np.array([start for start, _ in windows], np.int64)

@@ -65,7 +65,7 @@ class Event:
         self.device.host += round(self.device.random.expovariate(1 / 2_000))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.floats(-1e-4, 1e-4), st.sampled_from([1, 32, 1_000]))
 def test_settled_times_are_the_hosts_within_the_uncertainty(seed, drift, tick):
     device = Device(seed, drift, tick)

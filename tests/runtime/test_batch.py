@@ -1,7 +1,7 @@
 """Packing and splitting of segments, against the segments themselves."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fapool.runtime.batch import Batch, split
@@ -14,7 +14,6 @@ segments = st.lists(
 ).map(tuple)
 
 
-@settings(deadline=None)
 @given(segments)
 def test_rows_are_the_tokens_of_the_segments_in_order(packed):
     batch = Batch("prefill", packed, torch.device("cpu"))

@@ -3,7 +3,7 @@
 import timeit
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fapool.runtime.blocks import BlockPool
@@ -16,7 +16,6 @@ def gaps_of(free: set[int]) -> list[tuple[int, int]]:
     return list(zip(starts, ends, strict=True))
 
 
-@settings(deadline=None)
 @given(st.integers(0, 24), st.lists(st.tuples(st.booleans(), st.integers(0, 9)), max_size=40))
 def test_a_block_is_free_or_held_by_one_whatever_is_reserved_and_freed(total, acts):
     pool, held = BlockPool(total), []
@@ -34,7 +33,6 @@ def test_a_block_is_free_or_held_by_one_whatever_is_reserved_and_freed(total, ac
         assert pool._gaps == gaps_of(set(range(total)) - set(taken))
 
 
-@settings(deadline=None)
 @given(st.sets(st.integers(0, 15)), st.integers(1, 8))
 def test_blocks_come_from_the_first_gap_that_is_wide_enough_else_the_lowest_there_are(
     taken, number

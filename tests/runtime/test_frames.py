@@ -150,7 +150,7 @@ acts = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(acts, st.integers(1, 5), st.integers(1, 5))
 def test_every_token_is_seen_once_by_its_row_whoever_comes_goes_and_moves(acts, block, rows):
     ranks = Ranks(block, rows)

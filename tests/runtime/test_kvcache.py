@@ -91,7 +91,7 @@ def test_scattered_blocks_are_gathered_in_the_order_of_the_tokens():
     assert not lies_in(cache, second)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 14)), min_size=1, max_size=12))
 def test_views_hold_what_was_written_after_any_coming_and_going(acts):
     cache, lengths = make_cache(20), {}

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fapool.runtime.partial import Partial, empty, merge
@@ -39,7 +39,6 @@ def weighted(outs: np.ndarray, lse: np.ndarray) -> np.ndarray:
     return weight @ outs / weight.sum()
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**31), st.lists(st.integers(0, 6), min_size=1, max_size=6))
 def test_parts_of_the_keys_merge_to_attention_over_all_of_them(seed, sizes):
     draw = np.random.default_rng(seed)
@@ -52,7 +51,6 @@ def test_parts_of_the_keys_merge_to_attention_over_all_of_them(seed, sizes):
     np.testing.assert_allclose(merged.lse[0, 0], lse, rtol=1e-12)
 
 
-@settings(deadline=None)
 @given(st.lists(lses, min_size=1, max_size=6), st.integers(0, 2**31))
 def test_huge_tiny_and_missing_parts_never_give_anything_but_their_mean(lse, seed):
     outs = np.random.default_rng(seed).normal(size=(len(lse), 3)).astype(np.float32)
@@ -70,7 +68,6 @@ def test_huge_tiny_and_missing_parts_never_give_anything_but_their_mean(lse, see
     assert bool(merged.lse.isneginf()) == bool(np.isneginf(rounded).all())
 
 
-@settings(deadline=None)
 @given(distinct, st.randoms(use_true_random=False))
 def test_any_order_and_any_grouping_agree(lse, random):
     draw = torch.Generator().manual_seed(random.randrange(2**31))

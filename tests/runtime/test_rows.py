@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fapool.runtime.rows import FixedRows, KVView, Rows
@@ -36,7 +36,6 @@ def pages(seed: int) -> torch.Tensor:
     return torch.randn(BLOCKS, BLOCK, HEADS, DIM, generator=made)
 
 
-@settings(deadline=None)
 @given(rows_of_blocks, st.lists(st.integers(0, BLOCK - 1), min_size=7, max_size=7))
 def test_a_dense_view_holds_every_row_that_has_tokens_once_and_in_order(blocks, rests):
     rows, k_pages, v_pages = make_rows(blocks, rests), pages(0), pages(1)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fapool.instrument.recorder import no_span
@@ -55,7 +55,6 @@ def chosen_by_rank(piece, own, peers) -> torch.Tensor:
 sizes = st.tuples(st.integers(1, 5), st.integers(4, 40), st.integers(1, 4), st.integers(0, 2**31))
 
 
-@settings(deadline=None)
 @given(sizes)
 def test_every_rank_chooses_the_token_of_the_highest_logit(size):
     tokens, vocab, parts, seed = size
@@ -67,7 +66,6 @@ def test_every_rank_chooses_the_token_of_the_highest_logit(size):
         ]
 
 
-@settings(deadline=None)
 @given(sizes)
 def test_slices_of_logits_join_to_the_whole(size):
     tokens, vocab, parts, seed = size

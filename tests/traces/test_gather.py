@@ -62,9 +62,7 @@ GOOD = [
 ]
 
 
-@settings(
-    deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(odd_events | anything, max_size=5), st.integers(0, 3), st.sampled_from([80, 4096]))
 def test_events_that_make_no_sense_leave_the_others_as_they_are(tmp_path, odd, place, block_bytes):
     events = [*GOOD[:place], *odd, *GOOD[place:]]
@@ -78,9 +76,7 @@ def test_events_that_make_no_sense_leave_the_others_as_they_are(tmp_path, odd, p
     assert (found[PARTS].sum(axis=1) == found["wall_ns"]).all()
 
 
-@settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=60), st.data())
 def test_bytes_of_any_kind_in_the_middle_cost_what_they_replace(tmp_path, junk, data):
     text = forms.kineto(GOOD * 3).encode()

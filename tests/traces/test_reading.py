@@ -18,7 +18,7 @@ from tests.traces.forms import BASE_NS, event, kernel, launch, said, step
 
 DATA = Path(__file__).parent.parent / "data" / "h200-fapool-1-1" / "trace"
 in_one_folder = settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 EVENTS = [

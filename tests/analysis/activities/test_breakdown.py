@@ -85,9 +85,7 @@ def expected_of(ranks: list[dict], rank: int, window: range) -> dict[str, int]:
     return {name: parts[name] for name in (*PARTS, *HIDDEN)}
 
 
-@settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ranks_of_kernels, borders_of_steps)
 def test_parts_are_those_that_counting_every_nanosecond_finds(tmp_path, ranks, borders):
     traces = []

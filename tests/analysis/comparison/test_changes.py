@@ -98,7 +98,7 @@ def test_prefill_is_compared_where_there_is_no_decode(tmp_path):
     assert {change.kind for change in changes(*studies(*runs))} == {"prefill"}
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, suppress_health_check=list(HealthCheck))
 @given(slow=st.floats(0.5, 3), repeats=st.integers(1, 4), tp=st.sampled_from([1, 2, 4]))
 def test_whatever_runs_stand_side_by_side_their_parts_add_up(tmp_path_factory, slow, repeats, tp):
     folder = tmp_path_factory.mktemp("any")

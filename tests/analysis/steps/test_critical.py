@@ -15,7 +15,7 @@ from fapool.spec import Static
 from tests.analysis.programs import nodes, programs, soup, tables
 from tests.synthetic import small_spec, write_run
 
-few = settings(max_examples=40, deadline=None)
+few = settings(max_examples=40)
 
 
 def merged(chain: list[tuple[int, str, int]]) -> list[tuple[int, str, int]]:

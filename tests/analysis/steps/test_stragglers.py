@@ -29,7 +29,7 @@ def by_hand(found) -> collections.Counter:
     return counted
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(programs)
 def test_every_nanosecond_of_a_wait_has_the_rank_and_the_phase_that_made_it(program):
     found = tables(program)

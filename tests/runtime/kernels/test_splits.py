@@ -27,7 +27,7 @@ def most(lengths: list[int], shape: dict) -> int:
 
 
 @given(lengths=LENGTHS, shape=shapes(), scarce=st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_every_token_lies_in_exactly_one_item(lengths, shape, scarce):
     items = len(lengths) if scarce else most(lengths, shape)
     plan = plan_splits(lengths, **shape, capacity=items)
@@ -45,7 +45,7 @@ def test_every_token_lies_in_exactly_one_item(lengths, shape, scarce):
 
 
 @given(lengths=LENGTHS, shape=shapes())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_used_item_is_empty_and_those_of_a_row_differ_by_one_tile_at_most(lengths, shape):
     plan = plan_splits(lengths, **shape, capacity=most(lengths, shape))
     used = plan.first[-1]

@@ -43,7 +43,7 @@ def passed(mine: dict[int, tuple], column: int) -> Partial:
     return total
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(segments, st.sampled_from(TEAMS))
 def test_every_row_comes_once_a_team_and_all_of_them_are_attention_over_all_keepers(rows, teams):
     found = tuple(Segment(i, start, n, False) for i, (start, n, _) in enumerate(rows))

@@ -37,7 +37,7 @@ def make_cache(segments: list[Segment], deal: Deal, keeper: int) -> KVCache:
     return cache
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(chunks, st.integers(0, 3))
 def test_a_chunk_goes_where_its_tokens_lie_one_by_one(sizes, rank):
     spec = make_spec(Helix(kvp=4, tp=1), batch=4)

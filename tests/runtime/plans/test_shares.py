@@ -43,7 +43,7 @@ class Ledger:
         self.store(request, token, keeper, len(self.on(request, keeper)))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(lengths, pools, shares_of_base, st.integers(1, 5), st.integers(4, 20), st.integers(1, 4))
 def test_every_token_of_a_lease_lies_with_one_keeper_and_each_sees_what_it_holds(
     sizes, pool, of_base, block, threshold, batch_size
