@@ -21,7 +21,7 @@ from fractions import Fraction
 from math import gcd
 
 from fapool.pieces import piece_rows
-from fapool.spec import RunSpec, Workload
+from fapool.spec import Rehearsal, RunSpec, Workload
 
 ATTENTION_COST = 790 / 600
 """Time of an operation of attention over that of one in a product, both at their best (H200)."""
@@ -112,7 +112,7 @@ def prefill_turns(spec: RunSpec, columns: int, pool_ranks: int) -> tuple[int, tu
         base (p + a s) / b,  pool a (n - s) / r;  alike where s = (a b n - p r) / a (b + r)
 
     Up to n = r p / (a b) the base has more to do although it keeps nothing: these blocks open the
-    request. From there on it keeps b of b + r.
+    request. From there on it keeps b of b + r. A rehearsal has its own opening.
     """
     model, base = spec.model, spec.plan.base
     kv_width, width = model.kv_heads * model.head_dim, model.heads * model.head_dim
@@ -120,5 +120,7 @@ def prefill_turns(spec: RunSpec, columns: int, pool_ranks: int) -> tuple[int, tu
     token = TOKEN_COST * 2 * model.hidden * (2 * width + 2 * kv_width + 2 * model.ffn)
     token += key * piece_rows(spec) / 2
     opening = round(pool_ranks * token / (base * key) / spec.block)
+    if isinstance(spec.plan, Rehearsal):
+        opening = spec.plan.opening
     common = gcd(base * columns, pool_ranks)
     return opening, (base * columns // common, pool_ranks // common)

@@ -4,7 +4,8 @@ seat of the run, its logits against the one-device reference in fp64.
 The workload crosses what could go wrong: lengths at, below and above the threshold and the block
 border, a lease from the start, one in the middle of decoding, prompts in several chunks, more
 requests than slots, half-batches and whole ones. The plan's threshold is lowered for it, so that
-it stays small.
+it stays small. Where nothing is decoded and the base joins the pool late, the pool's opening is
+shortened, too, and prompts end around the block with which the base joins.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fapool.balance import only_prefills, prefill_turns
 from fapool.errors import CheckFailed
 from fapool.forecast.buffers import PROBE_BATCH, PROBE_BLOCKS
 from fapool.runtime.attention.base import Backend
 from fapool.runtime.attention.reference import Reference
 from fapool.runtime.reference import reference_logits
 from fapool.runtime.tokens import prompt
-from fapool.spec import FAPool, Model, RunSpec, Workload
+from fapool.spec import FAPool, Model, Plan, Rehearsal, RunSpec, Workload
+from fapool.topology import lease_width, pool_mesh
 from fapool.workload import Request
 
 TOLERANCE = {"float64": 1e-9, "float32": 2e-5, "bfloat16": 3e-2, "float16": 4e-3}
@@ -34,22 +37,50 @@ EXACT = ("float64", "float32")
 
 OUTPUT = 6
 
+OPENING = 2
+"""KV blocks that are the pool's alone at the start of a prompt, at most, before the base joins."""
+
 
 def probe(spec: RunSpec) -> tuple[RunSpec, list[Request]]:
     """The small workload of a spec: a spec with a low threshold, and requests around it."""
-    block = spec.block
-    threshold = min(spec.threshold or 2 * block + 3, 2 * block + 3)
-    plan = spec.plan
-    if isinstance(plan, FAPool):
-        overlap = "never" if plan.overlap == "never" else "always"
-        plan = plan.model_copy(update={"threshold": threshold, "overlap": overlap})
-    lengths = (threshold - 2, threshold, threshold + 1, max(1, block // 2), threshold + block + 1)
-    work = Workload(batch=PROBE_BATCH, context=max(lengths), output=OUTPUT)
-    small = spec.replace(plan=plan, workload=work, prefill_chunk=PROBE_BLOCKS * block)
+    joins = isinstance(spec.plan, FAPool) and spec.plan.base_attends and only_prefills(spec)
+    plan, lengths = _around_joining(spec) if joins else _around_threshold(spec)
+    output = 1 if joins else OUTPUT
+    work = Workload(batch=PROBE_BATCH, context=max(lengths), output=output)
+    small = spec.replace(plan=plan, workload=work, prefill_chunk=PROBE_BLOCKS * spec.block)
     requests = [
-        Request(id=i, context=max(1, length), output=OUTPUT) for i, length in enumerate(lengths)
+        Request(id=i, context=max(1, length), output=output) for i, length in enumerate(lengths)
     ]
     return small, requests
+
+
+def _around_threshold(spec: RunSpec) -> tuple[Plan, tuple[int, ...]]:
+    """The plan with a low threshold, and prompts that end around it, in tokens."""
+    block, plan = spec.block, spec.plan
+    threshold = min(spec.threshold or 2 * block + 3, 2 * block + 3)
+    if isinstance(plan, FAPool):
+        plan = plan.model_copy(update={"threshold": threshold, "overlap": _overlap(plan)})
+    lengths = (threshold - 2, threshold, threshold + 1, max(1, block // 2), threshold + block + 1)
+    return plan, lengths
+
+
+def _around_joining(spec: RunSpec) -> tuple[Plan, tuple[int, ...]]:
+    """The plan with a short opening, and prompts that end around the border where the base joins
+    and past the round of turns after it, in tokens; the last is not leased.
+    """
+    block, plan, columns = spec.block, spec.plan, lease_width(spec)
+    groups, _ = pool_mesh(spec.model, plan)
+    opening, (kept, turn) = prefill_turns(spec, columns, columns * groups)
+    opening = min(opening, OPENING)
+    border, later = opening * block, (kept + columns * turn) * block
+    changes = {"threshold": block, "overlap": _overlap(plan), "opening": opening}
+    past_a_round = border + later + block + 1
+    lengths = (border - 1, past_a_round, border, border + 1, block)
+    return Rehearsal(**(plan.model_dump() | changes)), lengths
+
+
+def _overlap(plan: FAPool) -> str:
+    return "never" if plan.overlap == "never" else "always"
 
 
 def prove(backend: Backend, model: Model, device: torch.device) -> None:

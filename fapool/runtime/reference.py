@@ -25,7 +25,7 @@ def reference_logits(
 ) -> list[Tensor]:
     """Logits [T, V], fp64, after every token of each sequence [T] of token numbers."""
     source = Source(model, seed, device)
-    embedding, kernel = source.embedding().double(), Reference()
+    embedding = source.embedding().double()
     tokens = [sequence.to(device) for sequence in sequences]
     hidden = [embedding[sequence] for sequence in tokens]
     whole = {"heads": range(model.heads), "kv_heads": range(model.kv_heads)}
@@ -36,7 +36,7 @@ def reference_logits(
             decoder.layers(
                 x,
                 torch.arange(len(x), device=device),
-                lambda _, q, k, v: causal(kernel, q, k, v).out,
+                lambda _, q, k, v: _attend(q, k, v),
                 lambda product, layer: product,
             )
             for x in hidden
@@ -44,6 +44,14 @@ def reference_logits(
     gain = source.gain("norm_final").double()
     end = _decoder(model, Weights(layers={}, embedding=embedding, norm_final=gain))
     return [end.logits(x, range(model.vocab)) for x in hidden]
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """q [T, H, D] over k and v [T, K, D], with the scores of one head at a time: [T, T] in fp64."""
+    kernel, group = Reference(), q.shape[1] // k.shape[1]
+    pairs = [(slice(h, h + 1), slice(h // group, h // group + 1)) for h in range(q.shape[1])]
+    heads = [causal(kernel, q[:, own], k[:, of], v[:, of]).out for own, of in pairs]
+    return torch.cat(heads, dim=1)
 
 
 def _decoder(model: Model, weights: Weights) -> Decoder:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from fapool.spec.base import LONGEST
 from fapool.spec.model import Model
-from fapool.spec.plan import FAPool, Helix, Plan, Static, check_layout
+from fapool.spec.plan import FAPool, Helix, Plan, Rehearsal, Static, check_layout
 from fapool.spec.run import Backend, Capture, RunSpec, parse, read
 from fapool.spec.workload import RangeWorkload, TraceWorkload, Workload
 
@@ -21,6 +21,7 @@ __all__ = [
     "Model",
     "Plan",
     "RangeWorkload",
+    "Rehearsal",
     "RunSpec",
     "Static",
     "TraceWorkload",

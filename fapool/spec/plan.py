@@ -77,6 +77,16 @@ class FAPool(Strict):
         return " ".join([f"FAPool({self.base},{self.pool})", *options])
 
 
+class Rehearsal(FAPool):
+    """A `FAPool` whose base attends as the check before a run plays it where nothing is decoded.
+
+    Until a prompt has `opening` KV blocks they are the pool's alone, instead of until base and pool
+    have as much to do; what comes after is dealt as in the run. No text of a spec gives one.
+    """
+
+    opening: Annotated[int, Field(ge=0, strict=True)]
+
+
 class Helix(Strict):
     """Keys by sequence, the rest by heads, on the same ranks (Helix parallelism).
 

@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from benchmarks import planting
 from fapool import rank as rank_side
+from fapool.deals import BASE, Deal
 from fapool.errors import ExchangeError
 from fapool.instrument.recorder import Recorder
 from fapool.phases import Phase
@@ -87,18 +88,51 @@ def delayed(phase: Phase, seconds: float) -> Iterator[None]:
         Recorder.span = opens
 
 
+@contextmanager
+def overlooking(keeper: int, past: int) -> Iterator[None]:
+    """Meanwhile `keeper` overlooks its last block of what a prompt has, past `past` tokens.
+
+    Only under deals that a pool opens before the base joins; in all of this process. Who has keys
+    keeps one: messages are as they were.
+    """
+    counted = Deal.tokens
+
+    def tokens(self, length: int, block: int, asked: int) -> int:
+        found = counted(self, length, block, asked)
+        opened = BASE in self.keepers and self.pattern[0] != BASE
+        if opened and asked == keeper and length > past:
+            return min(found, max(1, found - block))
+        return found
+
+    Deal.tokens = tokens
+    try:
+        yield
+    finally:
+        Deal.tokens = counted
+
+
 def run(
-    rank: int, port: int, name: str, spec: str, folder: str, delay: dict | None = None
+    rank: int,
+    port: int,
+    name: str,
+    spec: str,
+    folder: str,
+    delay: dict | None = None,
+    fault: dict | None = None,
 ) -> tuple[str, list] | None:
     """`rank.run`, with all that it publishes; the newest of rank 0 also under `progress`.
 
-    `delay`: what every span of a `phase` on a `rank` takes longer, by `seconds`.
+    `delay`: what every span of a `phase` on a `rank` takes longer, by `seconds`. `fault`: a `rank`
+    that is `overlooking` what its `keeper` has `past` so many tokens.
     """
     spec, samples = parse(spec), []
     if rank >= spec.plan.world:
         return None
     if delay and delay["rank"] == rank:
         with delayed(Phase(delay["phase"]), delay["seconds"]):
+            return run(rank, port, name, spec.to_json(), folder)
+    if fault and fault.pop("rank") == rank:
+        with overlooking(**fault):
             return run(rank, port, name, spec.to_json(), folder)
     store = dist.TCPStore(HOST, port, is_master=False)
 
