@@ -6,6 +6,9 @@ from fapool.analysis.load import Tables
 from fapool.phases import Role
 from fapool.topology import place
 
+TICK_NS = 100_000_000
+"""NVML's counter of energy moves every 20 to 100 ms."""
+
 
 def joules(tables: Tables) -> dict[Role | None, float]:
     """Energy of the passes in `steps`: of all devices under None, of each role's own under it.
@@ -27,3 +30,18 @@ def joules(tables: Tables) -> dict[Role | None, float]:
     for role, taken in each.groupby(devices["role"].first()):
         found[Role(role)] = float(taken.sum())
     return found
+
+
+def may_be_off(tables: Tables) -> float | None:
+    """By how much of itself the energy of the steps may be off; None where none was read.
+
+    What its readings hold beside the steps, and a tick of the counter, over what the steps take:
+    the largest of any pass and rank.
+    """
+    if not joules(tables):
+        return None
+    steps = tables.steps.groupby(["repeat", "rank"])
+    took = steps["end_ns"].max() - steps["start_ns"].min()
+    read = tables.energy.set_index(["repeat", "rank"])
+    beside = (read["end_ns"] - read["begin_ns"]).reindex(took.index) - took
+    return float(((beside.clip(lower=0) + TICK_NS) / took).max())

@@ -85,6 +85,7 @@ class Underway:
 class Engine:
     """Plays workloads on one seat. Bracketing hooks: `before(step)`, `after(step, totals, held)`.
 
+    `starting()` comes last before the ranks meet and their clocks are asked, and steps begin.
     `closing(step, plan)` comes when the host is done with a step, before the plan lets go of the
     requests that it finished; `after` when the device is: on a GPU up to `AHEAD` steps later.
     """
@@ -100,6 +101,7 @@ class Engine:
         requests: Sequence[Request],
         *,
         repeat: int,
+        starting: Callable[[], None] = lambda: None,
         before: Callable[[Step], None] = lambda step: None,
         closing: OnClose = lambda step, plan: None,
         after: OnStep = lambda step, totals, held: None,
@@ -115,6 +117,7 @@ class Engine:
         # A sampled step is read before the next one's replay records the same events anew.
         ahead = min(ahead, self._recorder.sample_every - 1) if self._on_gpu else 0
         with uncollected():
+            starting()
             self._control.barrier()
             self._recorder.begin(repeat)
             for step in takewhile(lambda step: step.index <= last_step, steps):

@@ -174,7 +174,6 @@ class Execution:
 
     def _repeat(self, plan: Plan, repeat: int) -> Played:
         """One measured pass."""
-        self._readings.begin(repeat)
         hooks = self._readings.hooks(repeat) | {"after": self._measured(plan, repeat)}
         played = self._engine.play(plan, self._spec, self._requests, repeat=repeat, **hooks)
         self._readings.ended()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,23 +40,20 @@ class Readings:
         self._kv = KVBook(place.rank)
         self._energy = EnergyMeter(place.rank, gauge_of(device), self._unix_ns)
 
-    def begin(self, repeat: int) -> None:
-        """A pass is about to begin: what asks the driver, and so takes long, is asked now."""
-        self._energy.begin(repeat)
-
     def ended(self) -> None:
         """The pass is over."""
         self._energy.end()
         self._due_ns = 0
 
     def hooks(self, repeat: int) -> dict[str, Callable]:
-        """What the engine is to call as the host closes a step of a pass."""
+        """What the engine is to call before a pass, and as the host closes a step of it."""
 
         def note(step: Step, plan: Plan) -> None:
             if self._enabled:
                 self._kv.note(repeat, step.index, plan.cache)
 
-        return {"closing": note}
+        # What asks the driver takes long: it comes before the ranks meet, and in no request's time.
+        return {"starting": partial(self._energy.begin, repeat), "closing": note}
 
     def read(self, seat: Seat, plan: Plan, repeat: int, step: Step, held: Held) -> bool:
         """Read memory after a step, unless that was done just now; whether it was."""

@@ -45,6 +45,9 @@ def test_a_gpu_reads_energy_too_and_leaves_a_snapshot(profiles):
     assert (found.path / "memory" / "rank0.pickle").stat().st_size > 10_000
     seconds = (tables.energy["end_ns"] - tables.energy["begin_ns"]).sum() / 1e9
     assert 50 < joules(tables)[None] / seconds < 1200  # W, idle to the limit of any
+    steps = tables.steps.groupby(["repeat", "rank"])
+    lasted = (steps["end_ns"].max() - steps["start_ns"].min()).sum() / 1e9
+    assert lasted < seconds < lasted + 2 * 0.06  # two repeats: clocks are asked before and after
     held = tables.memory[tables.memory["owner"] == Owner.BUFFERS]["bytes"].max()
     forecast = footprint(found.spec)[0]
     assert 0 < held <= forecast[Owner.BUFFERS]  # logits of a graph and of its twin

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from fapool.analysis.energy import may_be_off
 from fapool.analysis.metrics import per_request
 from fapool.analysis.sampled import Sampling
 from fapool.analysis.statistics.sample import LEAST_UNITS, blocks, unit_values, variation
@@ -34,6 +35,9 @@ FAR = 3.0
 OUTLIERS_WORTH = 0.01
 """Share of the mean that far values must hold to be worth a word."""
 
+
+ENERGY_OFF = 0.05
+"""Share that energy may be off without a word."""
 
 SAMPLING_WORTH = 0.01
 """Share of the decode steps that sampling must hold to be worth a word."""
@@ -123,6 +127,16 @@ def sampled_heavily(found: Sampling | None) -> list[str]:
     ]
 
 
+def energy_of_little(off: float | None) -> list[str]:
+    """A word if passes are short beside a tick of the counter and what is read around them."""
+    if off is None or off <= ENERGY_OFF:
+        return []
+    return [
+        f"J per token may be off by {off:.0%}: energy is read from before a pass to after it, and "
+        "NVML's counter moves every 20 to 100 ms; take more output tokens"
+    ]
+
+
 def _times(ratio: float) -> str:
     return f"{ratio:.1f} times"
 
@@ -142,6 +156,7 @@ def of_run(study: Study) -> list[str]:
     steps = steps[steps["method"].isin(steps["method"].mode()[:1])]  # others take other times
     ms = steps["ms"].to_numpy()
     found += sampled_heavily(study.sampling)
+    found += energy_of_little(may_be_off(study.tables))
     found += drifting(ms, "decode steps") + far_out(ms, "decode step")
     found += too_alike(units(study).values())
     if repeats >= LEAST_UNITS:
