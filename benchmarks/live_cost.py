@@ -78,12 +78,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--batches", type=int, nargs="*", help="1, 64; both if left out")
     parser.add_argument("--plans", nargs="*", help='as they are printed, such as "FAPool(1,3)"')
     options, ranks = parser.parse_args(), int(os.environ["WORLD_SIZE"])
     store, rows, environment = Store(options.out / "profiles"), [], {}
     plans = [FAPool(base=1, pool=ranks - 1, threshold=2048), Static(tp=ranks)]
     for plan in [p for p in plans if not options.plans or str(p) in options.plans]:
         for batch, context, most in POINTS:
+            if options.batches and batch not in options.batches:
+                continue
             took = []
             for live in [False, True] * options.pairs + [False]:
                 path = run_spec(spec_of(plan, batch, context, live), store)
