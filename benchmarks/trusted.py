@@ -6,8 +6,9 @@
 For every run folder: whether the parts of each step and rank sum to its wall time, live and by
 kernels (profiler.a); the most that a live span's step differs from the trace's account of the same
 step, of any step, rank and category, as a share of the step, and by how much sampled steps take
-longer than others (profiler.c); the least that is known of a rank's clock (profiler.g). HTA on the same traces is `trace_reading.py --traces` (profiler.b).
-Needs no GPU: the folders may come from elsewhere. Writes trusted.json; prints a line a run.
+longer than others (profiler.c); the least that is known of a rank's clock (profiler.g). HTA on the
+same traces is `trace_reading.py --traces` (profiler.b). Needs no GPU: the folders may come
+from elsewhere. Writes trusted.json; prints a line a run.
 """
 
 from __future__ import annotations
