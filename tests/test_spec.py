@@ -231,6 +231,8 @@ ODD = MODELS["tiny"] | {"heads": 6, "kv_heads": 4}
         ({"capture": {"profile_steps": 2, "spans": False}}, "capture.profile_steps"),
         ({"device": "cpu", "transport": "symmetric"}, "transport"),
         ({"device": "cpu", "backend": "cudnn"}, "backend"),
+        ({"device": "cpu", "backend": "triton"}, "backend"),
+        ({"device": "cuda", "backend": "cpu"}, "backend"),
         ({"model": MODELS["tiny"] | {"dtype": "float64"}, "transport": "symmetric"}, "transport"),
         ({"name": "../etc"}, "name"),
         ({"capture": {"live_hz": 1000}}, "capture.live_hz"),

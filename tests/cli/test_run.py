@@ -95,7 +95,7 @@ def test_a_spec_that_is_wrong_is_one_line_and_no_folder(written, profiles):
     ("change", "says"),
     [
         ({"plan": Static(tp=2)}, r"plan = 'Static\(2,1\)': .*torchrun --nproc-per-node 2"),
-        ({"backend": "triton"}, r"backend = 'triton': .*choose auto"),
+        ({"backend": "flash_attn", "device": "auto"}, r"backend = 'flash_attn': .*choose auto"),
         ({"model": "13b", "workload": Workload(context=10**6, output=1)}, "lower batch"),
     ],
 )
