@@ -75,7 +75,7 @@ class RunSpec(Strict):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        check_layout(self.model, self.plan)
+        check_layout(self.model, self.plan, self.ranks_per_node)
         if isinstance(self.plan, FAPool) and self.threshold < self.block:
             raise SpecError(
                 "plan.threshold",

@@ -110,7 +110,7 @@ def test_what_cannot_run_here_is_refused_before_there_is_a_folder(
 
 
 @pytest.mark.parametrize(
-    ("local", "own", "found"), [("2", None, 2), ("2", 1, 1), ("4", None, None), (None, None, None)]
+    ("local", "own", "found"), [("2", None, 2), ("2", 3, 3), ("4", None, None), (None, None, None)]
 )
 def test_nodes_are_those_of_torchrun_unless_the_spec_says_them(
     profiles, monkeypatch, local, own, found
