@@ -3,7 +3,7 @@
     torchrun --nproc-per-node 4 benchmarks/decode.py --out results            # or 2
     torchrun --nproc-per-node 2 benchmarks/decode.py --out results --plans fapool \
         --only paper-4l,64,16384
-    torchrun --nproc-per-node 2 benchmarks/decode.py --out results --plans shared hierarchical
+    torchrun --nproc-per-node 4 benchmarks/decode.py --out results --plans shared hierarchical
 
 The paper's 4-layer model in bf16, with as many KV heads as query heads (MHA) or one (MQA). A row
 says the median of the decode steps of rank 0 without spans in them, with their 10th and 90th
@@ -26,8 +26,9 @@ from pathlib import Path
 from targets import record
 
 from fapool.cli.run import run_spec
+from fapool.errors import SpecError
 from fapool.forecast.memory import footprint, weight_bytes
-from fapool.spec import Capture, FAPool, Helix, Model, RunSpec, Static, Workload
+from fapool.spec import Capture, FAPool, Helix, Model, RunSpec, Static, Workload, check_layout
 from fapool.store import Run, Store
 from fapool.topology import lent_deal, place
 
@@ -92,6 +93,15 @@ def spec_of(model: str, plan, batch: int, context: int, options) -> RunSpec:
 def _merges(plan) -> bool:
     """Whether its partials are merged in nodes, by messages."""
     return getattr(plan, "reduction", "flat") == "hierarchical"
+
+
+def _is_laid_out(model: str, plan) -> bool:
+    """Whether the plan is one of the model: without columns there is nothing to merge in a node."""
+    try:
+        check_layout(Model.preset(model), plan)
+    except SpecError:
+        return False
+    return True
 
 
 def _copies(spec: RunSpec) -> bool:
@@ -180,7 +190,8 @@ def points(options, ranks: int) -> list[RunSpec]:
     wished = options.plans or ("static", "helix", "fapool")
     named = [p for p in plans(ranks) if p.kind in wished]
     named += [p for name in OPTIONS.split() if name in wished for p in options_of(ranks, name)]
-    specs = [spec_of(*(g[0], plan, *g[1:]), options) for g in grid for plan in named]
+    laid = [(g, plan) for g in grid for plan in named if _is_laid_out(g[0], plan)]
+    specs = [spec_of(*(g[0], plan, *g[1:]), options) for g, plan in laid]
     specs = [spec for spec in specs if not _copies(spec) or _fits(spec)]
     if not wanted or f"paper-4l,64,{BELOW}" in wanted:
         for plan in (Static(), FAPool(base=1, pool=ranks - 1, threshold=2 * BELOW)):

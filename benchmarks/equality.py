@@ -32,7 +32,6 @@ PLANS = (
     FAPool(base=1, pool=3, threshold=2048, kv="shared"),
     FAPool(base=2, pool=2, threshold=2048, kv="shared"),
     FAPool(base=1, pool=3, threshold=2048, reduction="hierarchical"),
-    FAPool(base=2, pool=2, threshold=2048, reduction="hierarchical"),
     FAPool(base=2, pool=1, threshold=2048),
 )
 BACKENDS = ("reference", "aten", "cudnn", "cudnn_tiled", "flash_attn")

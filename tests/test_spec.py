@@ -42,7 +42,7 @@ PLANS = st.one_of(
     st.builds(Static, tp=st.sampled_from([1, 2, 4]), pp=st.integers(1, 2)),
     st.builds(FAPool, base=st.sampled_from([1, 2]), pool=st.integers(0, 6)),
     st.builds(FAPool, pool=st.integers(1, 6), kv=st.sampled_from(["sharded", "shared"])),
-    st.builds(FAPool, pool=st.integers(1, 6), reduction=st.sampled_from(["flat", "hierarchical"])),
+    st.builds(FAPool, pool=st.integers(3, 6), reduction=st.sampled_from(["flat", "hierarchical"])),
     st.builds(Helix, kvp=st.sampled_from([1, 2, 4]), tp=st.sampled_from([1, 2])),
 )
 WORKLOADS = st.one_of(
@@ -68,7 +68,7 @@ SPECS = st.builds(
     plan=PLANS,
     workload=WORKLOADS,
     backend=st.sampled_from(["auto", "reference", "cpu", "flash_attn"]),
-    ranks_per_node=st.one_of(st.none(), st.integers(1, 8)),
+    ranks_per_node=st.one_of(st.none(), st.integers(2, 8)),
     seed=st.integers(0, 2**31 - 1),
     capture=st.builds(Capture, live_hz=st.floats(0.1, 20), profile_steps=st.integers(0, 9)),
 )
@@ -192,6 +192,10 @@ ODD = MODELS["tiny"] | {"heads": 6, "kv_heads": 4}
         ({"plan": {"kind": "fapool", "reduction": "hierarchical"}}, "plan.reduction"),
         ({"plan": MERGING | {"kv": "shared"}}, "plan.reduction"),
         ({"plan": MERGING, "transport": "symmetric"}, "transport"),
+        ({"plan": MERGING | {"pool": 1}}, "plan.reduction"),
+        ({"plan": MERGING | {"base": 2}}, "plan.reduction"),
+        ({"plan": MERGING, "ranks_per_node": 1}, "plan.reduction"),
+        ({"plan": MERGING, "ranks_per_node": 2}, "plan.reduction"),  # 0 1 | 2
         ({"ranks_per_node": 0}, "ranks_per_node"),
         ({"plan": {"kind": "fapool", "kv": "shared"}}, "plan.kv"),
         (
@@ -231,6 +235,8 @@ ODD = MODELS["tiny"] | {"heads": 6, "kv_heads": 4}
         ({"capture": {"profile_steps": 2, "spans": False}}, "capture.profile_steps"),
         ({"device": "cpu", "transport": "symmetric"}, "transport"),
         ({"device": "cpu", "backend": "cudnn"}, "backend"),
+        ({"device": "cpu", "backend": "triton"}, "backend"),
+        ({"device": "cuda", "backend": "cpu"}, "backend"),
         ({"model": MODELS["tiny"] | {"dtype": "float64"}, "transport": "symmetric"}, "transport"),
         ({"name": "../etc"}, "name"),
         ({"capture": {"live_hz": 1000}}, "capture.live_hz"),
@@ -256,6 +262,9 @@ def test_a_mistake_is_refused_by_the_name_of_its_field(changes, field):
         ({"plan": {"kind": "fapool", "base_attends": True}}, "plan.pool at least 1"),
         ({"plan": {"kind": "fapool", "kv": "shared"}}, "plan.pool at least 1"),
         ({"plan": MERGING, "transport": "symmetric"}, "choose auto or messages"),
+        ({"plan": MERGING | {"pool": 1}}, "its pool has one rank: choose flat"),
+        ({"plan": MERGING | {"base": 2}}, "2 pool ranks share out 2 groups of heads: choose flat"),
+        ({"plan": MERGING, "ranks_per_node": 2}, "no node of ranks_per_node = 2 has two pool"),
         (
             {"plan": {"kind": "helix", "kvp": 2, "tp": 8}},
             "16 ranks share out model.heads = 8: choose",

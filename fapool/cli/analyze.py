@@ -66,7 +66,7 @@ def analyze(
     for note in [*found.notes, *parted.notes]:
         console.print(Text(note, "yellow"), soft_wrap=True)
     if any(trace.spans.num_rows for trace in found.traces):  # ours
-        print_spans(found, run, console, step)
+        print_spans(_without_notes(found), run, console, step)
     if out is not None:
         _write(out, _record(found, parted, steps, run))
         console.print(f"written: {out}", soft_wrap=True, markup=False)
@@ -137,6 +137,11 @@ def _breakdown(steps: pd.DataFrame, method: str, step: int | None) -> Table:
         cells = [f"{value:.3f}" for value in (*shown, wall, row["hidden_ns"])]
         table.add_row(str(rank), *cells)
     return table
+
+
+def _without_notes(found: TraceFolder) -> TraceFolder:
+    """The same traces, whose own notes stand above already."""
+    return replace(found, notes=[], traces=[replace(trace, notes=[]) for trace in found.traces])
 
 
 def _told(parted: Traced) -> list[str]:

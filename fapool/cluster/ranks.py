@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 
@@ -14,7 +14,7 @@ from fapool.cluster.execution import Execution
 from fapool.cluster.patience import Patience
 from fapool.errors import FapoolError, SpecError
 from fapool.forecast.memory import check_fits
-from fapool.spec import RunSpec
+from fapool.spec import RunSpec, check_device
 from fapool.store import Store
 from fapool.topology import check_ranks
 
@@ -94,13 +94,17 @@ class Ranks:
         """Refuse a spec that these ranks cannot run; starts nothing.
 
         Raises:
-            SpecError: too few ranks, no such device, or too little memory.
+            SpecError: too few ranks, no such device, a kernel or a transport that it does not
+                have, or too little memory.
             TraceFileError: the workload's trace cannot be read.
         """
         check_ranks(spec, self.n)
         described = self.describe()[: spec.plan.world]
         if spec.device == "cuda" and any(rank["device"] == "cpu" for rank in described):
             raise SpecError("device", spec.device, "the ranks at hand have none; choose cpu")
+        if spec.device == "auto":
+            for device in sorted({_kind(rank) for rank in described}):
+                check_device(spec, device)
         check_fits(spec, _capacities(spec, described))
 
     def run(self, spec: RunSpec, store: Store) -> Execution:
@@ -132,6 +136,10 @@ class Ranks:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _kind(rank: dict[str, Any]) -> Literal["cpu", "cuda"]:
+    return "cpu" if rank["device"] == "cpu" else "cuda"
 
 
 def _capacities(spec: RunSpec, described: list[dict[str, Any]]) -> list[int]:

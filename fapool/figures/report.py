@@ -133,7 +133,7 @@ def _run(study: Study) -> dict[str, Any]:
         "status": run.status,
         "check": run.correctness,
         "spec": run.spec.to_yaml(),
-        "environment": _lines(run.environment),
+        **_environment(run),
         "breakdowns": _breakdowns(study),
         "causes": why.words(),
         "without": without_rows(why),
@@ -144,6 +144,14 @@ def _run(study: Study) -> dict[str, Any]:
         "figures": [Markup(svg(figure)) for figure in figures],
         "keys": _keys(study),
     }
+
+
+def _environment(run: Run) -> dict[str, Any]:
+    """`environment`: its lines, none where it cannot be read; `no_environment`: why not."""
+    try:
+        return {"environment": _lines(run.environment), "no_environment": ""}
+    except StoreError as error:
+        return {"environment": [], "no_environment": str(error)}
 
 
 def _keys(study: Study) -> list[dict[str, str]]:

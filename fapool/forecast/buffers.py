@@ -40,7 +40,7 @@ def buffer_bytes(spec: RunSpec, at: Place, handed: Handed) -> int:
     """Most that the rank at `at` holds of `Owner.BUFFERS`; `handed`: see `memory.handed_over`."""
     held = _sums(spec, at) + _kept_by_graphs(spec, at)
     if at.partners:
-        held += LINKS * _link(spec, at) + _lanes(spec, at) + _moved(spec, at, handed)
+        held += LINKS * _link(spec, at) + lane_bytes(spec, at) + _moved(spec, at, handed)
     if len(at.kv_peers) > 1:
         held += _shards(spec, at)
     return held + _stages(spec, at)
@@ -84,15 +84,26 @@ def _link(spec: RunSpec, at: Place) -> int:
     return max(held, rows * room + FLAG_BYTES * at.world + ALIGNED)
 
 
-def _lanes(spec: RunSpec, at: Place) -> int:
-    """Queries and answers of the pieces of a prefill that are under way, or memory for them."""
+def lane_bytes(spec: RunSpec, at: Place) -> int:
+    """Queries and answers of the pieces of a prefill that are under way, or memory for them.
+
+    A base holds both of every piece: a piece's queries go to all columns, its keys to one each or
+    to all. A pool rank keeps its answers until their slot is asked again, while the queries of two
+    pieces at most are there: those that it attends, and those that are announced meanwhile.
+    """
     base = at if at.role is Role.BASE else place(spec, at.partners[0])
     asks, answers = _asked(spec, base), _answered(spec, base)
     rows = piece_rows(spec)
     pieces = min(IN_FLIGHT, -(-spec.prefill_chunk // rows))
-    held = pieces * len(at.partners) * rows * (asks + answers)
+    if at.role is Role.BASE:
+        keys = 2 * len(base.kv_heads) * spec.model.head_dim * spec.model.itemsize
+        copies = len(at.partners) if spec.plan.kv == "shared" else 1
+        asked = len(at.partners) * (asks - keys) + copies * keys
+        held = pieces * rows * (asked + len(at.teams) * answers)
+    else:
+        held = rows * len(at.partners) * (min(2, pieces) * asks + pieces * answers)
     if at.role is Role.POOL and len(at.team) > 1:  # what is given to mates, and comes from them
-        held += 2 * pieces * rows * _answered(spec, at)
+        held += 2 * rows * _answered(spec, at)
     if not _shared(spec):
         return held
     pool = at if at.role is Role.POOL else place(spec, at.partners[0])

@@ -42,7 +42,7 @@ def write_merged(folder: RunFolder, most_spans: int = MOST_SPANS) -> None:
     clock = folder.environment.get("clock", {})
     tables = {name: _rows(folder, name) for name in ("events", "steps", "memory", "requests")}
     seen = traced(folder)
-    notes = [*seen.notes, *_leave_out(tables, most_spans)]
+    seen = _leave_out(tables, seen, most_spans)
     spans, steps, memory = (tables[name] for name in ("events", "steps", "memory"))
     times = (spans["start_ns"], steps["start_ns"], memory["time_ns"], seen.slices["start_ns"])
     base = min((int(column.min()) for column in times if len(column)), default=0)
@@ -56,7 +56,7 @@ def write_merged(folder: RunFolder, most_spans: int = MOST_SPANS) -> None:
     parts += chrome.flows(seen.flows, base, "launch", len(arrows))
     parts += _memory_counters(memory, base) + _step_counters(steps, base)
     parts += _token_counter(steps, tables["requests"], base)
-    stated = {"clock": clock, "notes": notes}
+    stated = {"clock": clock, "notes": seen.notes}
     head = {"baseTimeNanoseconds": base, "displayTimeUnit": "ms", "otherData": stated}
     start = orjson.dumps(head)[:-1] + b',"traceEvents":[\n'
     data = start + b"".join(parts).removesuffix(b",\n") + b"\n]}\n"
@@ -77,17 +77,28 @@ def _rows(folder: RunFolder, table: str) -> Rows:
     return rows.iloc[np.lexsort(keys)].reset_index(drop=True)
 
 
-def _leave_out(tables: dict[str, Rows], most: int) -> list[str]:
-    """Cut all tables where the spans become too many; what was done, in words."""
+def _leave_out(tables: dict[str, Rows], seen: Traced, most: int) -> Traced:
+    """Cut all tables where the spans become too many, and what was traced; says so in a note."""
     spans = tables["events"]
     if len(spans) <= most:
-        return []
+        return seen
     until = int(np.partition(spans["start_ns"].to_numpy(), most)[most])
     before = {"events": "start_ns", "steps": "start_ns", "memory": "time_ns"}
+    before["requests"] = "first_token_ns"
     for name, column in before.items():
         tables[name] = tables[name][tables[name][column] < until].reset_index(drop=True)
-    kept = len(tables["events"])
-    return [f"only the first {kept} of {len(spans)} spans are here, and what is as old as they"]
+    slices = seen.slices[seen.slices["start_ns"] < until].reset_index(drop=True)
+    note = f"only the first {len(tables['events'])} of {len(spans)} spans are here, and what is as "
+    note += "old as they"
+    if later := len(seen.slices) - len(slices):
+        note += f"; {later} later slices of the profiler's window are in trace/ alone"
+    shown = set(zip(slices["pid"], slices["tid"], strict=True))
+    return Traced(
+        slices=slices,
+        flows=seen.flows[seen.flows["to_ns"] < until].reset_index(drop=True),
+        threads={thread: name for thread, name in seen.threads.items() if thread in shown},
+        notes=[*seen.notes, note],
+    )
 
 
 def _as_shown(spans: Rows) -> tuple[Rows, np.ndarray]:

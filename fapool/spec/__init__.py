@@ -9,7 +9,7 @@ from __future__ import annotations
 from fapool.spec.base import LONGEST
 from fapool.spec.model import Model
 from fapool.spec.plan import FAPool, Helix, Plan, Rehearsal, Static, check_layout
-from fapool.spec.run import Backend, Capture, RunSpec, parse, read
+from fapool.spec.run import Backend, Capture, RunSpec, check_device, parse, read
 from fapool.spec.workload import RangeWorkload, TraceWorkload, Workload
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Static",
     "TraceWorkload",
     "Workload",
+    "check_device",
     "check_layout",
     "parse",
     "read",

@@ -52,8 +52,8 @@ class FAPool(Strict):
     `reduction`: `flat` lets every pool rank answer the base. `hierarchical` merges the partials of
     a node's pool ranks there first: in decode at the first of them, in a prefill each row at one of
     those that attended for it, so that the base gets it once a node. It goes by messages, and
-    without `kv: shared`, where each query is attended whole. The spec's `ranks_per_node` says which
-    ranks these are.
+    without `kv: shared`, where each query is attended whole; some node must have two pool ranks of
+    the same heads. The spec's `ranks_per_node` says which ranks these are.
     """
 
     kind: Literal["fapool"] = "fapool"
@@ -111,8 +111,12 @@ class Helix(Strict):
 Plan = Annotated[Static | FAPool | Helix, Field(discriminator="kind")]
 
 
-def check_layout(model: Model, plan: Static | FAPool | Helix) -> None:
-    """Refuse a plan whose slices do not come out even.
+def check_layout(
+    model: Model, plan: Static | FAPool | Helix, ranks_per_node: int | None = None
+) -> None:
+    """Refuse a plan whose slices do not come out even, or whose nodes have nothing to merge.
+
+    `ranks_per_node`: None for all on one node.
 
     Raises:
         SpecError: names the field of the plan and the sizes that would do.
@@ -133,6 +137,7 @@ def check_layout(model: Model, plan: Static | FAPool | Helix) -> None:
         raise SpecError("plan.pp", plan.pp, f"at most model.layers = {model.layers} stages")
     if isinstance(plan, FAPool):
         _check_lending(model, plan)
+        _check_merging(model, plan, ranks_per_node or plan.world)
 
 
 def _check_lending(model: Model, plan: FAPool) -> None:
@@ -158,6 +163,23 @@ def _check_lending(model: Model, plan: FAPool) -> None:
             plan.kv,
             "the base would keep all keys, too: choose sharded, or leave out plan.base_attends",
         )
+
+
+def _check_merging(model: Model, plan: FAPool, per_node: int) -> None:
+    """Partials are merged among the pool ranks of a node that attend for the same heads."""
+    if plan.reduction != "hierarchical":
+        return
+    groups = gcd(plan.base, plan.pool, model.kv_heads)  # those of the same heads are as far apart
+    firsts = range(plan.base, plan.world - groups)
+    if any(rank // per_node == (rank + groups) // per_node for rank in firsts):
+        return
+    alone = f"its {plan.pool} pool ranks share out {groups} groups of heads"
+    if plan.pool > groups:
+        alone = f"no node of ranks_per_node = {per_node} has two pool ranks of the same heads"
+    elif groups == 1:
+        alone = "its pool has one rank"
+    way_out = f"nothing to merge, {alone}: choose flat"
+    raise SpecError("plan.reduction", plan.reduction, way_out)
 
 
 def _check_shares(model: Model, plan: Helix) -> None:

@@ -75,7 +75,7 @@ class RunSpec(Strict):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        check_layout(self.model, self.plan)
+        check_layout(self.model, self.plan, self.ranks_per_node)
         if isinstance(self.plan, FAPool) and self.threshold < self.block:
             raise SpecError(
                 "plan.threshold",
@@ -87,7 +87,7 @@ class RunSpec(Strict):
         if merges and self.transport == "symmetric":
             way_out = "plan.reduction = hierarchical goes by messages; choose auto or messages"
             raise SpecError("transport", self.transport, way_out)
-        _check_device(self)
+        check_device(self, self.device)
         if self.capture.profile_steps and not self.capture.spans:
             way_out = "kernels are put to spans: leave capture.spans on, or trace 0 steps"
             raise SpecError("capture.profile_steps", self.capture.profile_steps, way_out)
@@ -126,17 +126,25 @@ class RunSpec(Strict):
         )
 
 
-ON_GPUS = ("aten", "cudnn", "cudnn_tiled", "flash_attn")
+ON_GPUS = ("aten", "cudnn", "cudnn_tiled", "flash_attn", "triton")
+"""Backends that no CPU runs; `triton` but in its interpreter, which is for tests of kernels."""
 
 
-def _check_device(spec: RunSpec) -> None:
-    """Refuse what no machine could do for the device and dtype that are asked for."""
-    if spec.device == "cpu" and spec.backend in ON_GPUS:
-        raise SpecError("backend", spec.backend, "runs on GPUs, and device = cpu; choose auto")
+def check_device(spec: RunSpec, device: Literal["auto", "cpu", "cuda"]) -> None:
+    """Refuse what no machine could do on that kind of device; of `auto` only what none could.
+
+    Raises:
+        SpecError: names the backend or the transport, and the way out.
+    """
+    here = f"device = {device}" if spec.device == device else f"the ranks are on {device}"
+    if device == "cpu" and spec.backend in ON_GPUS:
+        raise SpecError("backend", spec.backend, f"runs on GPUs, and {here}; choose auto")
+    if device == "cuda" and spec.backend == "cpu":
+        raise SpecError("backend", spec.backend, f"runs on CPUs, and {here}; choose auto")
     if spec.transport != "symmetric":
         return
-    if spec.device == "cpu":
-        way_out = "stores into memory that GPUs share, and device = cpu; choose auto"
+    if device == "cpu":
+        way_out = f"stores into memory that GPUs share, and {here}; choose auto"
         raise SpecError("transport", spec.transport, way_out)
     if spec.model.dtype == "float64":
         way_out = "carries no float64 (model.dtype); choose auto"

@@ -1,5 +1,6 @@
 """What a run's traces say is printed beside its live breakdown, and what they do not say, too."""
 
+import gzip
 import json
 import re
 import shutil
@@ -109,6 +110,21 @@ def test_what_the_traces_could_not_match_and_a_rank_without_a_trace_are_said(tmp
     text = " ".join(printed(analyze, tmp_path).split())
     assert "in the traces 1 of 1 exchanges lack a record: a wait for these alone counts" in text
     assert "no trace of rank 1: waits for it alone count as communication" in text
+
+
+def test_notes_of_traces_of_ours_are_printed_once(tmp_path):
+    found = write_run(tmp_path)
+    shutil.copytree(GPU_RUN / "trace", found.path / "trace", dirs_exist_ok=True)
+    for path in found.traces:
+        whole = json.loads(gzip.decompress(path.read_bytes()))
+        events = {"traceEvents": whole.pop("traceEvents")}
+        path.write_bytes(gzip.compress(json.dumps(whole | events).removesuffix("]}").encode()))
+    (found.path / "trace" / "none.pt.trace.json").write_text("{}")
+    for options in ({}, {"step": 129}):
+        text = " ".join(printed(analyze, found.path, **options).split())
+        for note in ("the list of events is cut off", "none.pt.trace.json is skipped"):
+            assert text.count(note) == 1
+        assert "kernels have no span" in text
 
 
 def test_names_that_speak_against_their_span_are_printed(tmp_path):

@@ -95,7 +95,7 @@ def test_a_spec_that_is_wrong_is_one_line_and_no_folder(written, profiles):
     ("change", "says"),
     [
         ({"plan": Static(tp=2)}, r"plan = 'Static\(2,1\)': .*torchrun --nproc-per-node 2"),
-        ({"backend": "triton"}, r"backend = 'triton': .*choose auto"),
+        ({"backend": "flash_attn", "device": "auto"}, r"backend = 'flash_attn': .*choose auto"),
         ({"model": "13b", "workload": Workload(context=10**6, output=1)}, "lower batch"),
     ],
 )
@@ -110,7 +110,7 @@ def test_what_cannot_run_here_is_refused_before_there_is_a_folder(
 
 
 @pytest.mark.parametrize(
-    ("local", "own", "found"), [("2", None, 2), ("2", 1, 1), ("4", None, None), (None, None, None)]
+    ("local", "own", "found"), [("2", None, 2), ("2", 3, 3), ("4", None, None), (None, None, None)]
 )
 def test_nodes_are_those_of_torchrun_unless_the_spec_says_them(
     profiles, monkeypatch, local, own, found

@@ -132,6 +132,8 @@ HUGE = Workload(batch=1000, context=1_000_000, output=2)
         ({"plan": Static(tp=4)}, "takes 4 ranks; 2 are at hand"),
         ({"model": Model.preset("13b"), "workload": HUGE}, "workload = .*rank 0 would need"),
         ({"device": "cuda"}, "device = 'cuda'"),
+        ({"device": "auto", "backend": "triton"}, "backend = 'triton': .*ranks are on cpu"),
+        ({"device": "auto", "transport": "symmetric"}, "transport = 'symmetric': .*choose auto"),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_starts(ranks, store, make_spec, changes, names):

@@ -150,6 +150,23 @@ def test_text_from_a_run_is_escaped(tmp_path):
     assert "&lt;script&gt;" in page
 
 
+@pytest.mark.usefixtures("words_alone")
+@pytest.mark.parametrize(
+    ("left", "why"), [(None, "has no environment.json"), ("{", "its environment.json is cut short")]
+)
+def test_a_run_that_does_not_say_where_it_ran_has_a_report_that_says_so(tmp_path, left, why):
+    run = write_run(tmp_path)
+    where = run.path / "environment.json"
+    where.unlink()
+    if left:
+        where.write_text(left)
+    page = write_report([run], tmp_path / "r.html").read_text()
+    assert re.search(f"What it ran on is not known: .*{why}", page)
+    rows = {row[0]: row[1:] for row in Page(page).rows if row}
+    assert rows["ran on"] == ["4 ranks, device not recorded"]
+    assert rows["tpot_p50"]
+
+
 def test_an_incorrect_run_gets_no_report(tmp_path):
     with pytest.raises(StoreError, match="failed its check"):
         write_report([write_run(tmp_path, passed=False)], tmp_path / "r.html")

@@ -1,6 +1,7 @@
 """The merged trace is what Perfetto wants: one clock, nested slices, arrows from send to wait."""
 
 import gzip
+import re
 import shutil
 from collections import defaultdict
 from pathlib import Path
@@ -157,6 +158,32 @@ def test_what_no_viewer_would_open_is_left_out_on_all_ranks_alike(folder):
     latest = max(nanoseconds(e, EPOCH_NS)[0] for e in spans)
     left_out = [row for row in rows(folder, "events") if row["start_ns"] > latest]
     assert len(left_out) == len(rows(folder, "events")) - len(spans)
+    until = min(row["start_ns"] for row in left_out)
+    firsts = [row for row in rows(folder, "requests") if row["first_token_ns"] < until]
+    decoded = [e for e in slices if e["pid"] == 0 and e["name"].startswith("decode ")]
+    emitted = [e for e in trace["traceEvents"] if e["name"] == "emitted"]
+    assert len(emitted) == len(firsts) + len(decoded) < len(rows(folder, "requests")) + len(decoded)
+
+
+def test_kernels_and_arrows_end_with_the_spans_that_are_left(tmp_path):
+    folder = RunFolder(shutil.copytree(GRAPHS, tmp_path / "run"))
+    starts = sorted(row["start_ns"] for row in rows(folder, "events"))
+    traced = [e for e in load(folder)["traceEvents"] if on_a_stream(e, 0) or on_a_stream(e, 1)]
+    first = load(folder)["baseTimeNanoseconds"] + 1000 * min(e["ts"] for e in traced)
+    most = len(starts) // 2
+    moved = {"profiler": {"offset_ns": round(starts[most] - 5_000_000 - first)}}  # into the spans
+    ranks = [{"rank": rank, "clock": moved} for rank in range(2)]
+    folder.write_json("environment.json", {"ranks": ranks})
+    write_merged(folder, most_spans=most)
+    trace = orjson.loads(gzip.decompress((folder.path / NAME).read_bytes()))
+    until = (starts[most] - trace["baseTimeNanoseconds"]) / 1000
+    events = [e for e in trace["traceEvents"] if e["ph"] in "Xsf"]
+    assert max(e["ts"] for e in events) < until
+    kept = [e for e in events if on_a_stream(e, 0) or on_a_stream(e, 1)]
+    assert 0 < len(kept) < len(traced)
+    named = {(e["pid"], e["tid"]) for e in trace["traceEvents"] if e["name"] == "thread_name"}
+    assert {(e["pid"], e["tid"]) for e in events if e["ph"] == "X"} == named
+    assert re.search(r"; \d+ later slices of the profiler's window", trace["otherData"]["notes"][0])
 
 
 @pytest.fixture(scope="module")

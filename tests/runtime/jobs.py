@@ -28,6 +28,7 @@ from fapool.runtime.seat import take
 from fapool.spec import parse
 from fapool.topology import place
 from fapool.workload import Request
+from tests.runtime.alive import watched
 
 CPU = torch.device("cpu")
 HOST = "127.0.0.1"
@@ -218,7 +219,14 @@ def planted(
     return notes
 
 
-JOBS = {job.__name__: job for job in (play, run, talk, planted)}
+def lanes(rank: int, port: int, name: str, spec: str, requests: list) -> list[tuple[int, int]]:
+    """`play`; of each lane of messages the most that it counted, and that there was, in bytes."""
+    with watched() as found:
+        play(rank, port, name, spec, requests)
+    return [(lane.peak_bytes, alive.peak_bytes) for lane, alive in found.items()]
+
+
+JOBS = {job.__name__: job for job in (play, run, talk, planted, lanes)}
 
 
 def main(rank: int, port: int) -> None:

@@ -66,6 +66,14 @@ def test_keys_on_each_rank_and_a_base_that_attends_exclude_each_other(controls):
         controls.spec()
 
 
+def test_a_pool_of_one_that_is_to_merge_is_told_so_and_none_is_there_from_the_start(controls):
+    assert controls.spec().plan.reduction == "flat"
+    controls.set(pool_keys="dealt out, merged in nodes", pool=1)
+    assert "nothing to merge" in controls.verdict.value
+    controls.set(pool=2)
+    assert controls.spec().plan.reduction == "hierarchical"
+
+
 def test_a_static_layout_is_chosen_among_those_that_fit(controls):
     controls.set(plan="Static", static=(2, 2))
     assert controls.spec().plan == Static(tp=2, pp=2)

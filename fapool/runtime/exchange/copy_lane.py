@@ -89,6 +89,10 @@ class CopyLane:
             sizes[rank] = sum(x.nbytes for x in found[-1])
         return CopyArrival(self._mapped, stop.slot, found, sizes, self._spans.waits(stop, sizes))
 
+    def let_go(self, slot: int) -> None:
+        """See `Lane.let_go`."""
+        self._sent.pop(slot, None)
+
     def drain(self) -> None:
         """See `Lane.drain`."""
         if self._sent:

@@ -59,6 +59,12 @@ class Lane(Protocol):
     def expect(self, stop: Stop, outlines: Sequence[Outline]) -> Arrival:
         """Announce what comes; in the order in which it is sent."""
 
+    def let_go(self, slot: int) -> None:
+        """Drop what was sent in a slot, once it is taken, and what came in it and was read.
+
+        Before the slot's next parcels are made: else two layers of them are held at once.
+        """
+
     def drain(self) -> None:
         """Wait until nothing that was sent from here is under way."""
 

@@ -11,6 +11,8 @@ from torch import Tensor
 from fapool.phases import Phase
 from fapool.runtime.exchange.lane import LaneSpans, Outline, Parcel, Stop
 
+WAYS = "sent", "coming", "swapped"
+
 
 class MessageLane:
     """See `Lane`. One batch of messages a stop, on a group that carries nothing the other way."""
@@ -24,7 +26,7 @@ class MessageLane:
 
     def send(self, stop: Stop, parcels: Sequence[Parcel]) -> None:
         """See `Lane.send`."""
-        self._forget(stop.slot)
+        self.let_go(stop.slot)
         sizes = {rank: sum(x.nbytes for x in tensors) for rank, tensors in parcels}
         with self._spans.sends(stop, sizes):
             kept = [(self._outside(x), rank) for rank, xs in parcels for x in xs if x.numel()]
@@ -56,22 +58,25 @@ class MessageLane:
         waits = self._spans.waits(stop, coming)
         return MessageArrival(works, buffers, self._device, waits, [x for x, _ in kept])
 
+    def let_go(self, slot: int) -> None:
+        """See `Lane.let_go`."""
+        works, _ = self._sent.pop(slot, ((), ()))
+        for work in works:
+            work.wait()
+        for way in WAYS:
+            self._live.pop((way, slot), None)
+
     def drain(self) -> None:
         """See `Lane.drain`."""
         if self._sent:
             with self._spans.within(Phase.DRAIN):
                 for slot in list(self._sent):
-                    self._forget(slot)
+                    self.let_go(slot)
         self._live.clear()
 
     def forget_peak(self) -> None:
         """See `Lane.forget_peak`."""
         self.peak_bytes = sum(self._live.values())
-
-    def _forget(self, slot: int) -> None:
-        works, _ = self._sent.pop(slot, ((), ()))
-        for work in works:
-            work.wait()
 
     def _outside(self, x: Tensor) -> Tensor:
         assert x.is_contiguous()

@@ -125,6 +125,7 @@ class BasePrefill:
             return Posted(layer, q, k, v, None)
         lanes, (heads, dim) = self._seat.lanes, q.shape[1:]
         stop = Stop(slot, layer, work.number + layer)
+        lanes.queries.let_go(slot)
         with self._seat.span(Phase.PACK, layer=layer):
             parcels = [
                 (

@@ -82,6 +82,7 @@ class PoolPrefill:
             self._serve(work, layer, coming)
             self._seat.span.micro_batch = -1
             coming = then
+            self._seat.lanes.queries.let_go(work.slot)
 
     def _ahead(self, work: Work, layer: int, following: tuple[Work, int] | None) -> bool:
         """Whether the receive of `following` may be posted before `work` is answered.
@@ -169,6 +170,7 @@ class PoolPrefill:
     def _answer(self, work: Work, layer: int, part: Partial) -> None:
         """Each partner gets its heads: out [nR, H, D], lse [H, nR]; nothing where nothing came."""
         out, lse = part.out, part.lse.T
+        self._seat.lanes.answers.let_go(work.slot)
         with self._seat.span(Phase.PACK, layer=layer):
             first, parcels = 0, []
             for base, heads, _ in self._partners:

@@ -43,7 +43,9 @@ class Merging:
             (rank, [((number, heads, dim), dtype), ((heads, number), lse_dtype(dtype))])
             for rank, number in self._taken
         ]
-        coming = self._seat.lanes.mates.swap(stop, parcels, outlines).wait()
+        mates = self._seat.lanes.mates
+        coming = mates.swap(stop, parcels, outlines).wait()
         with self._seat.span(Phase.MERGE, layer=stop.layer):
             merge_runs(total, self._runs, [Partial(out, lse.T) for out, lse in coming])
+        mates.let_go(stop.slot)
         return total

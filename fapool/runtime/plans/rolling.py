@@ -64,13 +64,19 @@ class Rolling:
         flight = self._ring.popleft()
         self._span.micro_batch = flight.label
         try:
-            flight.posted = self._post(flight, *flight.walk.send(self._wait(flight)))
+            flight.posted = self._post(flight, *flight.walk.send(self._attended(flight)))
         except StopIteration as end:
             return [(flight, end.value)]
         finally:
             self._span.micro_batch = -1
         self._ring.append(flight)
         return []
+
+    def _attended(self, flight: Flight) -> Tensor:
+        """What came of a flight's layer, which is held no longer when the next one is posted."""
+        attended = self._wait(flight)
+        flight.posted = None
+        return attended
 
     def clear(self) -> None:
         """Forget all walks."""

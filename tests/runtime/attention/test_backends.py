@@ -8,6 +8,8 @@ from fapool.runtime.attention import BACKENDS, choose
 from fapool.runtime.attention.base import causal, over
 from fapool.runtime.kvcache import KVCache
 from fapool.runtime.partial import merge
+from fapool.spec.run import ON_GPUS
+from tests.runtime.kernels.interpreter import INTERPRETED
 
 CUDA = pytest.mark.gpu(1)
 HERE = [
@@ -49,6 +51,12 @@ def check(part, q, k, v, visible) -> None:
     half = q.dtype in (torch.bfloat16, torch.float16)
     assert part.lse.dtype == (torch.float64 if q.dtype == torch.float64 else torch.float32)
     torch.testing.assert_close(part.lse.double().cpu(), lse, rtol=0, atol=1e-4 if half else 1e-5)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="triton fits the CPU where it interprets")
+def test_a_spec_knows_which_of_them_no_cpu_runs():
+    where = {"device": torch.device("cpu"), "dtype": torch.bfloat16, "head_dim": DIM}
+    assert {name for name, backend in BACKENDS.items() if backend.unfit(**where)} == set(ON_GPUS)
 
 
 def fit(name: str, dtype: torch.dtype):

@@ -40,7 +40,6 @@ TEAMS = {  # the same, and ranks of a node: partials are merged among those of t
     "a team of three": (1, 3, 4, 2, 4),
     "a team of two, and one alone": (1, 3, 4, 1, 3),
     "a team in each head group": (2, 2, 4, 1, 4),
-    "nodes of one rank": (1, 2, 4, 2, 1),
 }
 
 

@@ -28,8 +28,7 @@ def merging(base: int, pool: int, **changes) -> FAPool:
     return fapool(base, pool, reduction="hierarchical", **changes)
 
 
-POOLS = [(1, 3, MHA, None), (1, 3, GQA, 2), (1, 3, MQA, 1), (1, 2, GQA, None), (1, 1, MHA, None)]
-POOLS += [(2, 2, MHA, None), (2, 2, MQA, None), (2, 2, MQA, 3), (2, 1, GQA, None)]
+POOLS = [(1, 3, MHA, None), (1, 3, GQA, 2), (1, 3, MQA, 3), (1, 2, GQA, None), (2, 2, MQA, None)]
 
 
 @pytest.mark.parametrize(("base", "pool", "kv_heads", "per_node"), POOLS)
@@ -61,7 +60,7 @@ def test_merged_partials_of_other_dtypes_stay_within_their_tolerance(crew, dtype
     check_equal(crew, make_spec(merging(1, 3), model=make_model(GQA, dtype=dtype)))
 
 
-@pytest.mark.parametrize("per_node", [None, 2, 1])
+@pytest.mark.parametrize("per_node", [None, 3, 2])
 def test_the_base_gets_one_partial_a_node_in_decode_and_each_row_once_a_node_in_prefill(
     crew, per_node
 ):

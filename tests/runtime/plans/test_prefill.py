@@ -8,12 +8,13 @@ requests within pieces.
 import pytest
 
 from fapool.deals import BASE
+from fapool.forecast.buffers import lane_bytes
 from fapool.phases import Phase
 from fapool.pieces import IN_FLIGHT, piece_rows
 from fapool.runtime.batch import pieces
 from fapool.schedule import steps
 from fapool.spec import FAPool, Workload
-from fapool.topology import lease_width, lent_deal
+from fapool.topology import lease_width, lent_deal, place
 from fapool.workload import Request
 from tests.runtime.test_equality import (
     BLOCK,
@@ -106,6 +107,29 @@ def test_no_receive_of_a_query_is_posted_that_hinges_on_an_answer_of_ours(crew, 
             most = 2 if overlap == "always" and layer > 0 else 1
             assert 0 <= posted - sent <= most
         assert posted == sent
+
+
+HELD = [(1, 1, MHA, "flat"), (1, 3, GQA, "flat"), (2, 2, GQA, "flat"), (1, 3, MHA, "hierarchical")]
+
+
+@pytest.mark.parametrize(
+    ("overlap", "chunk", "number"), [("never", 8, 1), ("always", 2, 2), ("always", 8, 4)]
+)
+@pytest.mark.parametrize(("base", "pool", "kv_heads", "reduction"), HELD)
+def test_no_layer_is_held_beside_what_lanes_count_and_the_forecast_has(
+    crew, base, pool, kv_heads, reduction, overlap, chunk, number
+):
+    plan = fapool(base, pool, overlap=overlap, reduction=reduction)
+    model, sizes = make_model(kv_heads, layers=3), {"prefill_chunk": chunk, "block": min(4, chunk)}
+    spec = make_spec(plan, model=model, batch=1, **sizes)
+    assert -(-chunk // piece_rows(spec)) == number
+    found = crew.ask("lanes", spec=spec.to_json(), requests=[(40, 1)])
+    for rank, lanes in enumerate(found[: spec.plan.world]):
+        assert len(lanes) == (3 if reduction == "hierarchical" and rank else 2)
+        assert [counted for counted, _ in lanes] == [there for _, there in lanes]
+        held, forecast = sum(counted for counted, _ in lanes), lane_bytes(spec, place(spec, rank))
+        assert held <= forecast < 2 * held
+        assert rank >= base or held == forecast
 
 
 def columns(came: dict, *names: str) -> list[list]:
