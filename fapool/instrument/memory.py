@@ -6,6 +6,7 @@ share for one-sided stores: they are not to be summed.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from fapool.phases import MEMORY, Owner
+
+DRIVER_PAUSE_NS = 500_000_000
+"""Between two questions to a GPU's driver: one takes as long as a short decode step does."""
 
 _TOLD = (Owner.WEIGHTS, Owner.KV, Owner.KV_USED, Owner.BUFFERS)
 
@@ -24,11 +28,14 @@ class MemoryMeter:
     Weights, KV and buffers are as last `set`. On CUDA the rest is asked of torch and the driver;
     on CPU `activations` is what was set (see `peak_transient_bytes`), `device` is this process's
     resident set, and there is no `allocator`. `pause_ns` is what should lie between two readings.
+    The driver is asked more seldom: in between `device` changes as torch's own part of it does.
     """
 
-    def __init__(self, rank: int, device: torch.device) -> None:
-        self.rank, self.device = rank, device
-        # Asking a GPU's driver takes as long as a short decode step does.
+    def __init__(
+        self, rank: int, device: torch.device, clock: Callable[[], int] = time.perf_counter_ns
+    ) -> None:
+        self.rank, self.device, self._clock = rank, device, clock
+        self._beside, self._driver_due_ns = 0, clock()  # on the device, but not torch's
         self.pause_ns = 50_000_000 if device.type == "cuda" else 0
         self._process = psutil.Process()
         self._told: dict[Owner, int] = dict.fromkeys(_TOLD, 0)
@@ -79,12 +86,15 @@ class MemoryMeter:
             return {Owner.DEVICE: self._process.memory_info().rss}
         stats = torch.cuda.memory_stats_as_nested_dict(self.device)
         allocated = stats["allocated_bytes"]["all"]
+        reserved = stats["reserved_bytes"]["all"]["current"]
         torch.cuda.reset_peak_memory_stats(self.device)
-        free, total = torch.cuda.mem_get_info(self.device)
+        if (now := self._clock()) >= self._driver_due_ns:
+            free, total = torch.cuda.mem_get_info(self.device)
+            self._beside, self._driver_due_ns = total - free - reserved, now + DRIVER_PAUSE_NS
         return {
             Owner.ACTIVATIONS: allocated["peak"] - allocated["current"],
-            Owner.ALLOCATOR: stats["reserved_bytes"]["all"]["current"],
-            Owner.DEVICE: total - free,
+            Owner.ALLOCATOR: reserved,
+            Owner.DEVICE: self._beside + reserved,
         }
 
 

@@ -29,7 +29,7 @@ class Capture(Strict):
     memory: bool = True
     # Of decode steps that come from a graph, one in so many has spans; it takes a little longer.
     # The host waits for a sampled step before the next one: 1 and 2 take from its lead, too.
-    sample_every: Count = 16
+    sample_every: Count = 32
     live_hz: Annotated[float, Field(gt=0, le=20)] = 8.0
     # Decode steps traced, 0 none. No viewer opens what many more would write.
     profile_steps: Annotated[int, Field(ge=0, le=64, strict=True)] = 0

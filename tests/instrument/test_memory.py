@@ -1,11 +1,13 @@
 """Bytes by owner, as told and as read."""
 
+from types import SimpleNamespace
+
 import psutil
 import pyarrow as pa
 import pytest
 import torch
 
-from fapool.instrument.memory import MemoryMeter, peak_transient_bytes
+from fapool.instrument.memory import DRIVER_PAUSE_NS, MemoryMeter, peak_transient_bytes
 from fapool.phases import MEMORY, Owner
 
 
@@ -68,3 +70,40 @@ def test_memory_that_was_there_before_does_not_count():
         torch.zeros(10)
 
     assert peak_transient_bytes(work) <= 1000
+
+
+class Driver:
+    """A GPU's driver and torch's allocator, as the meter asks them."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.now, self.asked, self.reserved, self.others = 0, 0, 1000, 300
+        cuda = {
+            "get_device_properties": lambda device: SimpleNamespace(total_memory=9000),
+            "reset_peak_memory_stats": lambda device: None,
+            "memory_stats_as_nested_dict": lambda device: {
+                "allocated_bytes": {"all": {"peak": 70, "current": 50}},
+                "reserved_bytes": {"all": {"current": self.reserved}},
+            },
+            "mem_get_info": self.mem_get_info,
+        }
+        for name, call in cuda.items():
+            monkeypatch.setattr(torch.cuda, name, call)
+
+    def mem_get_info(self, device) -> tuple[int, int]:
+        self.asked += 1
+        return 9000 - self.reserved - self.others, 9000
+
+
+def test_a_driver_is_asked_twice_a_second_and_torch_at_every_reading(monkeypatch):
+    driver = Driver(monkeypatch)
+    meter = MemoryMeter(0, torch.device("cuda", 0), clock=lambda: driver.now)
+    meter.read(0, 0, 0)
+    assert meter.latest()["device"] == 1300
+    driver.now, driver.reserved, driver.others = DRIVER_PAUSE_NS - 1, 1600, 900
+    meter.read(0, 1, 1)
+    assert (meter.latest()["allocator"], meter.latest()["device"]) == (1600, 1900)
+    assert driver.asked == 1
+    driver.now += 1
+    meter.read(0, 2, 2)
+    assert meter.latest()["device"] == 1600 + 900
+    assert driver.asked == 2

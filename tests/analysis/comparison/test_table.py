@@ -168,7 +168,7 @@ def test_spans_and_samples_are_differences_and_what_only_looks_on_is_none():
     assert differences(first, other) == {
         "capture.spans": [True, False],
         "capture.memory": [True, False],
-        "capture.sample_every": [16, 1],
+        "capture.sample_every": [32, 1],
     }
 
 
