@@ -129,7 +129,7 @@ def test_spans_of_a_replay_lie_inside_their_step_and_fill_it():
 
 
 def test_device_times_are_the_hosts_within_five_microseconds():
-    """In a process of its own: where a profiler has been, launches take longer ever after."""
+    """In a process of its own, as ranks are: other tests leave a profiler behind."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
         fresh.submit(device_times_are_the_hosts).result()
 
