@@ -25,9 +25,14 @@ class Sampling:
     others_ms: float
 
     @property
+    def added_ms(self) -> float:
+        """What sampling adds to a step, by medians."""
+        return self.sampled_ms - self.others_ms
+
+    @property
     def share(self) -> float:
         """What sampling adds to the decode steps, of all that they take; by medians, so about."""
-        added = self.sampled * (self.sampled_ms - self.others_ms)
+        added = self.sampled * self.added_ms
         return added / (added + (self.sampled + self.others) * self.others_ms)
 
     @property

@@ -33,6 +33,8 @@ def print_changes(a: Study, b: Study, console: Console, *, only: Sequence[str]) 
     if len(found):
         console.print(_metrics(found, a, b))
     for change in changes(a, b):
+        if change.disturbance:
+            console.print(Text(f"beware: {change.disturbance}", "bold yellow"), soft_wrap=True)
         console.print(_parts(change, a, b))
     for study in (a, b):
         if study.sampling:
@@ -70,8 +72,8 @@ def _metrics(found: pd.DataFrame, a: Study, b: Study) -> Table:
 
 def _parts(change: Change, a: Study, b: Study) -> Table:
     table = titled(
-        f"ms per {change.kind} step of a {change.role} rank: B = {b.label} against A = {a.label}; "
-        f"{scope(change.units)}{'' if change.within else '; p by Holm'}"
+        f"mean ms per {change.noun} of a {change.role} rank: B = {b.label} against A = {a.label}; "
+        f"{scope(change.units)}{'; p by Holm' if change.tested else ''}"
     )
     table.add_column("phase", no_wrap=True)
     table.add_column("counts as")

@@ -52,12 +52,12 @@ def _role(change: Change, a: Study, b: Study) -> dict[str, Any]:
         }
         for at, row in enumerate(parts.to_dict("records"))
     ]
-    sampled = a.sampling or b.sampling
-    title = f"{b.label} against {a.label}: a {change.kind} step of a {change.role} rank"
+    title = f"{b.label} against {a.label}: a {change.noun} of a {change.role} rank"
     return {
         "role": change.role,
-        "kind": change.kind,
-        "scope": scope(change.units) + ("; of sampled steps alone" if sampled else ""),
+        "noun": change.noun,
+        "scope": scope(change.units),
+        "disturbance": change.disturbance,
         "rows": rows,
         "step": [
             *(f"{whole:.4f}" for _, whole in shown),

@@ -14,6 +14,7 @@ INK = "#1c2126"
 LEVEL = 0.05
 PALE = 0.3
 BETWEEN = "line: 95 % interval over repeats; pale: p ≥ 0.05"
+DISTURBED = "line: 95 % interval of sampled steps, over repeats; pale: no p"
 WITHIN = "line: 95 % interval within these runs; pale: too few repeats for a p"
 TRANSFERS = {phase.value for phase in Phase if phase.category is Category.COMMUNICATION}
 OTHERS = "#ffffff"  # small parts of several categories
@@ -43,13 +44,19 @@ def step_changes(change: Change, *, title: str) -> Figure:
     axes.axvline(0, color=INK, lw=0.8)
     axes.set_yticks(places, names)
     axes.set_ylim(places[-1] + 0.6, -0.6)
-    axes.set(xlabel=f"ms per step ({WITHIN if change.within else BETWEEN})", ylabel="")
+    axes.set(xlabel=f"ms per {change.noun} ({_lines(change)})", ylabel="")
     head(axes, title)
     seen = [name for name in COLOURS if name in set(parts["category"])]
-    alpha = PALE if change.within else None
+    alpha = None if change.tested else PALE
     handles = [Patch(fc=COLOURS[name], ec=INK, alpha=alpha, label=name) for name in seen]
     legend_below(figure, handles, columns=len(handles))
     return figure
+
+
+def _lines(change: Change) -> str:
+    if change.tested:
+        return BETWEEN
+    return WITHIN if change.within else DISTURBED
 
 
 def _name(row: dict) -> str:

@@ -102,6 +102,14 @@ def test_a_comparison_prints_what_changed_in_a_step_and_its_parts_add_up(profile
     assert "all runs: p99 of 6 requests" in text
 
 
+def test_what_sampling_outweighs_is_told_above_the_phases_that_it_is_true_of(profiles, console):
+    runs = [write_run(profiles, sample_every=2, slow=slow) for slow in (1, 1.01)]
+    show.compare(runs, console=console)
+    text = printed(console)
+    assert text.index("beware: sampling adds 0.09 ms") < text.index("= step")
+    assert "mean ms per sampled decode step of a base rank" in text
+
+
 def test_a_metric_has_its_interval_and_p_where_there_are_repeats(profiles, console):
     runs = [write_run(profiles, small_spec(repeats=n), slow=slow) for n, slow in ((3, 1), (3, 2))]
     show.compare(runs, console=console, only=("tpot_mean", "tpot_p99"))

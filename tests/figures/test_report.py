@@ -206,6 +206,14 @@ def test_a_run_of_sampled_steps_says_which_share_and_what_sampling_took(tmp_path
     assert "decode steps sampled" not in source
 
 
+@pytest.mark.usefixtures("words_alone")
+def test_what_sampling_outweighs_is_told_above_the_phases_that_it_is_true_of(tmp_path):
+    runs = [write_run(tmp_path, sample_every=2, slow=slow) for slow in (1, 1.01)]
+    page = write_report(runs, tmp_path / "r.html").read_text().partition("<h2>What changed")[2]
+    assert "Beware: sampling adds 0.09 ms to a step of A" in page
+    assert page.index("Beware") < page.index("Mean ms per sampled decode step of a base rank")
+
+
 def test_step_borders_are_told_to_be_each_ranks_own(source):
     assert "Step borders are each rank's own" in source
 
