@@ -14,6 +14,7 @@ from fapool.analysis.kinds import usual
 from fapool.analysis.load import Tables
 from fapool.analysis.measured import on_gpus
 from fapool.analysis.metrics import definitions, per_repeat, per_request
+from fapool.analysis.sampled import WITHOUT
 from fapool.analysis.steps import timeline
 from fapool.analysis.study import Study, studies, study
 from fapool.errors import FapoolError
@@ -78,12 +79,16 @@ def result(run: Run) -> tuple[str, list[Figure]]:
     read = study(run)
     kind = usual(read.parted.steps)
     by_rank = summary.by_rank(read.parted, kind)
-    title = f"{read.label}: where a {kind} step goes"
-    return _headline(read), [
-        bars.breakdown_per_rank(by_rank, title=title, kind=kind),
-        step_timeline(timeline.one_step(read.tables), title=f"{read.label}: one {kind} step"),
-        bars.memory_per_rank(memory.peak(read.tables), title=f"{read.label}: memory at its peak"),
-    ]
+    title, figures = f"{read.label}: where a {kind} step goes", []
+    if read.has_spans:
+        figures += [
+            bars.breakdown_per_rank(by_rank, title=title, kind=kind),
+            step_timeline(timeline.one_step(read.tables), title=f"{read.label}: one {kind} step"),
+        ]
+    if len(read.tables.memory):
+        peak, title = memory.peak(read.tables), f"{read.label}: memory at its peak"
+        figures.append(bars.memory_per_rank(peak, title=title))
+    return _headline(read), figures
 
 
 def comparison(runs: list[Run]) -> tuple[str, Figure]:
@@ -128,6 +133,8 @@ def _headline(read: Study) -> str:
     words = f"{html.escape(read.run.name)}{state} · {html.escape(workload_words(read.run.spec))}"
     if read.sampling:
         words += f" · {html.escape(read.sampling.words)}"
+    if not read.has_spans:
+        words += f" · {html.escape(WITHOUT)}"
     row = '<div style="display:flex;flex-wrap:wrap;gap:2px 18px;line-height:1.5">{}</div>'
     return f'<div style="line-height:1.5"><b>{words}</b></div>' + row.format("".join(chips))
 

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from fapool.analysis.kinds import decode_on_rank_0
 from fapool.phases import NO_SPANS
 
+WITHOUT = "no spans were recorded (capture.spans: false): no breakdown"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -43,6 +45,11 @@ class Sampling:
             f"1 in {every} decode steps sampled; sampled steps {self.sampled_ms:#.3g} ms, "
             f"others {self.others_ms:#.3g} ms"
         )
+
+
+def any_spans(steps: pd.DataFrame) -> bool:
+    """Whether any step had spans; without them all time would stand as idle."""
+    return not (steps["method"] == NO_SPANS).all()
 
 
 def recorded(steps: pd.DataFrame) -> NDArray[np.bool_]:

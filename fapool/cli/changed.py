@@ -13,6 +13,7 @@ from fapool.analysis.comparison.changes import Change, changes, folded
 from fapool.analysis.comparison.table import contrasts
 from fapool.analysis.measured import on_gpus
 from fapool.analysis.metrics import definitions
+from fapool.analysis.sampled import WITHOUT
 from fapool.analysis.statistics import doubts
 from fapool.analysis.statistics.units import REPEAT, scope
 from fapool.analysis.study import Study
@@ -37,6 +38,8 @@ def print_changes(a: Study, b: Study, console: Console, *, only: Sequence[str]) 
             console.print(Text(f"beware: {change.disturbance}", "bold yellow"), soft_wrap=True)
         console.print(_parts(change, a, b))
     for study in (a, b):
+        if not study.has_spans:
+            console.print(Text(f"{study.label}: {WITHOUT}", "yellow"), soft_wrap=True)
         if study.sampling:
             said = f"{study.label}: {study.sampling.words}; phases are known of the sampled"
             console.print(Text(said, "dim"), soft_wrap=True)

@@ -15,6 +15,7 @@ from fapool.analysis.breakdown import PARTS
 from fapool.analysis.comparison.table import side_by_side
 from fapool.analysis.measured import on_gpus
 from fapool.analysis.metrics import DEFINITIONS, UNRATED, definitions
+from fapool.analysis.sampled import WITHOUT
 from fapool.analysis.steps.causes import causes
 from fapool.analysis.study import Study, check_worth, studies, study
 from fapool.cli.changed import print_changes, print_doubts
@@ -142,6 +143,9 @@ def compare(
 
 
 def _print_breakdowns(found: Study, console: Console) -> None:
+    if not found.has_spans:
+        console.print(Text(WITHOUT, "yellow"), soft_wrap=True)
+        return
     if found.sampling:
         said = f"{found.sampling.words}; the breakdown is of the sampled"
         console.print(Text(said, "dim"), soft_wrap=True)

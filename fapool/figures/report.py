@@ -8,14 +8,15 @@ from typing import Any
 
 import jinja2
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from fapool.analysis import kv, measured, memory, metrics, summary
 from fapool.analysis.breakdown import PARTS
 from fapool.analysis.comparison.table import differences, spreads
-from fapool.analysis.kinds import usual
+from fapool.analysis.sampled import WITHOUT
 from fapool.analysis.statistics import doubts
 from fapool.analysis.steps import timeline
-from fapool.analysis.steps.causes import causes
+from fapool.analysis.steps.causes import Causes, causes
 from fapool.analysis.study import Study, studies
 from fapool.errors import StoreError
 from fapool.figures import bars, changed, comparison
@@ -111,22 +112,8 @@ def _measured(found: list[Study]) -> list[tuple[str, list[str]]]:
 
 def _run(study: Study) -> dict[str, Any]:
     run, label = study.run, study.label
-    kind = usual(study.parted.steps)
-    by_rank = summary.by_rank(study.parted, kind)
-    why, step = causes(study), timeline.typical_step(study.tables)
-    figures = [
-        bars.breakdown_per_rank(by_rank, title=f"{label}: where a {kind} step goes", kind=kind),
-        step_timeline(
-            timeline.one_step(study.tables, step=step),
-            title=f"{label}: one {kind} step",
-            critical=timeline.critical_in(study.tables, step=step),
-        ),
-        *waited(why, label),
-        bars.memory_per_rank(memory.peak(study.tables), title=f"{label}: memory of each rank"),
-    ]
-    if len(study.tables.memory):
-        held, title = memory.parts_over_time(study.tables), f"{label}: memory over time"
-        figures.append(memory_over_time(held, title=title))
+    why = causes(study) if study.has_spans else None
+    figures = [*(_of_time(study, why) if why else []), *_of_memory(study)]
     return {
         "label": label,
         "name": run.name,
@@ -134,9 +121,10 @@ def _run(study: Study) -> dict[str, Any]:
         "check": run.correctness,
         "spec": run.spec.to_yaml(),
         "environment": _lines(run.environment),
-        "breakdowns": _breakdowns(study),
-        "causes": why.words(),
-        "without": without_rows(why),
+        "breakdowns": _breakdowns(study) if why else [],
+        "no_spans": "" if why else WITHOUT,
+        "causes": why.words() if why else [],
+        "without": without_rows(why) if why else [],
         "methods": ", ".join(_methods(study)),
         "sampling": study.sampling.words if study.sampling else "",
         "exchanges": study.parted.exchanges,
@@ -144,6 +132,32 @@ def _run(study: Study) -> dict[str, Any]:
         "figures": [Markup(svg(figure)) for figure in figures],
         "keys": _keys(study),
     }
+
+
+def _of_time(study: Study, why: Causes) -> list[Figure]:
+    """Where the steps of a run's usual kind go; of a run that has spans."""
+    label, kind, step = study.label, why.kind, timeline.typical_step(study.tables)
+    by_rank = summary.by_rank(study.parted, kind)
+    return [
+        bars.breakdown_per_rank(by_rank, title=f"{label}: where a {kind} step goes", kind=kind),
+        step_timeline(
+            timeline.one_step(study.tables, step=step),
+            title=f"{label}: one {kind} step",
+            critical=timeline.critical_in(study.tables, step=step),
+        ),
+        *waited(why, label),
+    ]
+
+
+def _of_memory(study: Study) -> list[Figure]:
+    """None where no memory was recorded."""
+    if study.tables.memory.empty:
+        return []
+    label, held = study.label, memory.parts_over_time(study.tables)
+    return [
+        bars.memory_per_rank(memory.peak(study.tables), title=f"{label}: memory of each rank"),
+        memory_over_time(held, title=f"{label}: memory over time"),
+    ]
 
 
 def _keys(study: Study) -> list[dict[str, str]]:

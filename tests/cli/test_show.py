@@ -102,6 +102,17 @@ def test_a_comparison_prints_what_changed_in_a_step_and_its_parts_add_up(profile
     assert "all runs: p99 of 6 requests" in text
 
 
+def test_a_run_without_spans_says_so_and_has_no_breakdown(profiles, console):
+    bare = write_run(profiles, spans=False)
+    show.show(bare, console)
+    assert "no spans were recorded (capture.spans: false): no breakdown" in printed(console)
+    assert not re.search("= wall|waits for|critical path of", printed(console))
+    assert re.search(r"utilisation_base +% +–", printed(console))
+    show.compare([write_run(profiles), bare], console=console)
+    assert f"{bare.name}: no spans were recorded" in printed(console)
+    assert "= step" not in printed(console)
+
+
 def test_what_sampling_outweighs_is_told_above_the_phases_that_it_is_true_of(profiles, console):
     runs = [write_run(profiles, sample_every=2, slow=slow) for slow in (1, 1.01)]
     show.compare(runs, console=console)

@@ -206,6 +206,15 @@ def test_a_run_of_sampled_steps_says_which_share_and_what_sampling_took(tmp_path
     assert "decode steps sampled" not in source
 
 
+def test_a_run_without_spans_and_memory_has_a_report_of_all_else(tmp_path):
+    runs = [write_run(tmp_path), write_run(tmp_path, spans=False, memory=False)]
+    page = write_report(runs, tmp_path / "r.html").read_text()
+    assert page.count("No spans were recorded (capture.spans: false): no breakdown") == 1
+    assert f"{runs[1].name}: no spans were recorded" in page
+    assert "= step" not in page
+    assert f"{runs[1].name}: where" not in page
+
+
 @pytest.mark.usefixtures("words_alone")
 def test_what_sampling_outweighs_is_told_above_the_phases_that_it_is_true_of(tmp_path):
     runs = [write_run(tmp_path, sample_every=2, slow=slow) for slow in (1, 1.01)]

@@ -9,3 +9,9 @@ def test_a_run_of_sampled_steps_says_what_sampling_took(tmp_path):
     assert "1 in 2 decode steps sampled; sampled steps " in headline
     assert len(figures) == 3
     assert "decode steps sampled" not in result(write_run(tmp_path))[0]
+
+
+def test_a_run_without_spans_and_memory_has_a_headline_and_no_figure(tmp_path):
+    headline, figures = result(write_run(tmp_path, spans=False, memory=False))
+    assert "no spans were recorded" in headline
+    assert figures == []

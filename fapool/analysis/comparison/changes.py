@@ -104,8 +104,11 @@ class _Side:
 def changes(a: Study, b: Study, kind: str | None = None) -> list[Change]:
     """What changed from `a` to `b`, per role that both have.
 
-    `kind` None takes decode steps, or prefill steps where a run has no decode steps.
+    `kind` None takes decode steps, or prefill steps where a run has no decode steps. Nothing where
+    a run has no spans: its steps have no parts.
     """
+    if not (a.has_spans and b.has_spans):
+        return []
     kind = kind or usual(a.parted.steps, b.parted.steps)
     alike = same_work(a.tables, b.tables)
     samplings = (a.sampling, b.sampling) if kind == "decode" else (None, None)
