@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fapool.analysis import memory, summary
-from fapool.analysis.comparison.table import differences, side_by_side, spreads
+from fapool.analysis.comparison.table import beside_plan, side_by_side, spreads
 from fapool.analysis.kinds import usual
 from fapool.analysis.load import Tables
 from fapool.analysis.measured import on_gpus
@@ -98,7 +98,7 @@ def comparison(runs: list[Run]) -> tuple[str, Figure]:
         StoreError: a run did not finish or was not correct.
     """
     found = studies(*runs)
-    differs = differences(*(run.spec for run in runs))
+    differs = beside_plan(found)
     gpus = all(on_gpus(read) for read in found)
     device = "GPU" if gpus else "rank"
     figure = comparison_figure(spreads(found), title="Runs compared", device=device)
@@ -143,7 +143,6 @@ def _differences(differs: dict[str, list]) -> str:
     rows = [
         f"{html.escape(field)}: {html.escape(' / '.join(map(str, values)))}"
         for field, values in differs.items()
-        if not field.startswith("plan.")
     ]
     if not rows:
         return "<p>Only the plan differs.</p>"

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fapool.analysis.comparison.changes import Change, changes, folded
-from fapool.analysis.comparison.table import contrasts
+from fapool.analysis.comparison.table import beside_plan, contrasts
 from fapool.analysis.measured import on_gpus
 from fapool.analysis.metrics import definitions
 from fapool.analysis.sampled import WITHOUT
@@ -43,6 +43,20 @@ def print_changes(a: Study, b: Study, console: Console, *, only: Sequence[str]) 
         if study.sampling:
             said = f"{study.label}: {study.sampling.words}; phases are known of the sampled"
             console.print(Text(said, "dim"), soft_wrap=True)
+
+
+def print_other_work(found: Sequence[Study], console: Console) -> None:
+    """What differs beside the plan, if anything does: metrics then tell of that, too."""
+    other = beside_plan(found)
+    if not other:
+        return
+    said = "; ".join(f"{field} {' / '.join(map(_value, row))}" for field, row in other.items())
+    words = f"more than the plan differs, so that this is no comparison of plans alone: {said}"
+    console.print(Text(words, "bold yellow"), soft_wrap=True)
+
+
+def _value(value: object) -> str:
+    return "–" if value is None else str(value)
 
 
 def print_doubts(found: Sequence[Study], console: Console) -> None:

@@ -18,7 +18,7 @@ from fapool.analysis.metrics import DEFINITIONS, UNRATED, definitions
 from fapool.analysis.sampled import WITHOUT
 from fapool.analysis.steps.causes import causes
 from fapool.analysis.study import Study, check_worth, studies, study
-from fapool.cli.changed import print_changes, print_doubts
+from fapool.cli.changed import print_changes, print_doubts, print_other_work
 from fapool.cli.deep import print_traced
 from fapool.cli.tables import add_parts, titled
 from fapool.errors import FapoolError, StoreError
@@ -130,6 +130,7 @@ def compare(
     """
     console = console or Console()
     found = studies(*runs)
+    print_other_work(found, console)
     table = side_by_side(found)
     for part in _parts(found, console.width):
         console.print(_metrics(part, only))

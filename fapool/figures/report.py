@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from fapool.analysis import kv, measured, memory, metrics, summary
 from fapool.analysis.breakdown import PARTS
-from fapool.analysis.comparison.table import differences, spreads
+from fapool.analysis.comparison.table import beside_plan, differences, spreads
 from fapool.analysis.sampled import WITHOUT
 from fapool.analysis.statistics import doubts
 from fapool.analysis.steps import timeline
@@ -80,7 +80,7 @@ def _contents(found: list[Study]) -> dict[str, Any]:
         "warm": any(spec.warmup for spec in specs),
         "gpus": [spec.plan.world for spec in specs],
         "differences": differing,
-        "other_work": [field for field in differing if not field.startswith("plan.")],
+        "other_work": list(beside_plan(found)),
         "runs": [_run(study) for study in found],
         "metrics": _metric_rows(found),
         "changes": [changed.changed(found[0], other) for other in found[1:]],

@@ -9,7 +9,7 @@ from rich.console import Console
 from fapool.analysis.metrics import DEFINITIONS
 from fapool.cli import show
 from fapool.errors import StoreError
-from fapool.spec import FAPool, Helix, Static
+from fapool.spec import FAPool, Helix, Static, Workload
 from fapool.store import Store
 from fapool.workload import requests_of, write_synthetic
 from tests.synthetic import small_spec, write_run
@@ -85,6 +85,22 @@ def test_a_comparison_prints_ratios_and_writes_a_report(profiles, console):
     table = show.compare(runs, report=profiles / "report.html", console=console)
     assert f"×{table.loc['tpot_mean', 'Static(4,1) / first']:.3f}" in printed(console)
     assert (profiles / "report.html").exists()
+
+
+def test_what_differs_beside_the_plan_is_said_before_all_else(profiles, console):
+    other = small_spec(workload=Workload(batch=2, context=90, output=4), device="cpu")
+    show.compare([write_run(profiles), write_run(profiles, other)], console=console)
+    first = printed(console).splitlines()[0]
+    assert first.startswith("more than the plan differs")
+    assert "workload.context 96 / 90" in first
+    assert "device auto / cpu" in first
+    assert "ran on GPU / CPU" in first
+
+
+def test_nothing_is_said_where_only_plans_differ(profiles, console):
+    runs = [write_run(profiles), write_run(profiles, small_spec(plan=Static(tp=4)))]
+    show.compare(runs, console=console)
+    assert "more than the plan" not in printed(console)
 
 
 def test_a_comparison_prints_what_changed_in_a_step_and_its_parts_add_up(profiles, console):
