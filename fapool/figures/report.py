@@ -182,14 +182,26 @@ def _methods(study: Study) -> list[str]:
     return [method for method in found if method != NO_SPANS] or found
 
 
-def _breakdowns(study: Study) -> list[tuple[str, list[dict[str, Any]]]]:
-    """(kind, rows) for each kind of step, decode first."""
+def _breakdowns(study: Study) -> list[tuple[str, list[dict[str, Any]], dict[str, Any]]]:
+    """(kind, rows, phases) for each kind of step, decode first."""
     kinds = sorted(study.parted.steps["kind"].unique())
     tables = {kind: summary.by_rank(study.parted, kind) for kind in kinds}
     return [
-        (kind, [_breakdown_row(row) for row in table.to_dict("records")])
-        for kind, table in tables.items()
+        (kind, [_breakdown_row(row) for row in rows], _phases(study, kind, rows))
+        for kind, rows in ((kind, table.to_dict("records")) for kind, table in tables.items())
     ]
+
+
+def _phases(study: Study, kind: str, ranks: list[dict[str, Any]]) -> dict[str, Any]:
+    """Names of the ranks, and per category and phase the ms of each of them."""
+    found = summary.in_print(study.parted, kind, "phase").reindex(
+        columns=[row["rank"] for row in ranks], fill_value=0.0
+    )
+    rows = [
+        {"category": category, "phase": phase, "cells": [f"{ms:.3f}" for ms in row]}
+        for (category, phase), row in zip(found.index, found.to_numpy(), strict=True)
+    ]
+    return {"ranks": [f"{row['rank']} ({row['role']})" for row in ranks], "rows": rows}
 
 
 def _breakdown_row(row: dict[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,11 @@ from fapool.analysis.metrics import DEFINITIONS
 from fapool.errors import StoreError
 from fapool.figures import changed, report
 from fapool.figures.report import number, write_report
+from fapool.phases import Category
 from fapool.spec import Static, Workload
 from tests.synthetic import small_spec, write_run
+
+CATEGORIES = [category.value for category in Category][:-1]  # idle has no phase
 
 
 class Page(HTMLParser):
@@ -70,6 +73,20 @@ def test_every_row_of_a_breakdown_adds_up_as_printed(source):
     assert len(rows) == 2 * (4 + 2)  # decode and prefill
     for _, _, *parts, wall, _ in rows:
         assert sum(round(float(part) * 1000) for part in parts) == round(float(wall) * 1000)
+
+
+def test_phases_of_a_rank_sum_to_its_categories_as_printed(source):
+    rows = Page(source).rows
+    heads = [at for at, row in enumerate(rows) if row[:2] == ["counts as", "phase"]]
+    tables = [at for at, row in enumerate(rows) if row[:1] == ["rank"] and "= wall" in row]
+    assert len(heads) == len(tables) == 4  # two runs, decode and prefill
+    for head, table in zip(heads, tables, strict=True):
+        end = next(at for at in range(head + 1, len(rows)) if rows[at][0] not in CATEGORIES)
+        for column, name in enumerate(rows[head][2:]):
+            (whole,) = [row for row in rows[table:head] if row[0] == name]
+            for part, category in zip(whole[2:6], CATEGORIES, strict=True):
+                own = [row[2 + column] for row in rows[head + 1 : end] if row[0] == category]
+                assert sum(round(float(ms) * 1e3) for ms in own) == round(float(part) * 1e3)
 
 
 def test_every_metric_stands_with_its_definition(source):
