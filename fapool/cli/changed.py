@@ -66,8 +66,8 @@ def print_doubts(found: Sequence[Study], console: Console) -> None:
 
 
 def _metrics(found: pd.DataFrame, a: Study, b: Study) -> Table:
-    alone = "; p of each metric by itself" if (found["units"] == REPEAT).all() else ""
-    table = titled(f"B = {b.label} against A = {a.label}\n{scope(*found['units'])}{alone}")
+    alone = "p of each metric by itself" if (found["units"] == REPEAT).all() else "no p"
+    table = titled(f"B = {b.label} against A = {a.label}\n{scope(*found['units'])}; {alone}")
     for name in ("metric", "unit"):
         table.add_column(name, no_wrap=True)
     for name in HEADS:
@@ -89,7 +89,7 @@ def _metrics(found: pd.DataFrame, a: Study, b: Study) -> Table:
 def _parts(change: Change, a: Study, b: Study) -> Table:
     table = titled(
         f"mean ms per {change.noun} of a {change.role} rank: B = {b.label} against A = {a.label}\n"
-        f"{scope(change.units)}{'; p by Holm' if change.tested else ''}"
+        f"{scope(change.units)}; {'p by Holm' if change.tested else 'no p'}"
     )
     table.add_column("phase", no_wrap=True)
     table.add_column("counts as")

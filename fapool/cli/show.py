@@ -20,6 +20,7 @@ from fapool.analysis.steps.causes import causes
 from fapool.analysis.study import Study, check_worth, studies, study
 from fapool.cli.changed import print_changes, print_doubts, print_other_work
 from fapool.cli.deep import print_traced
+from fapool.cli.described import print_described
 from fapool.cli.phases import print_layers, print_phases, write_partition
 from fapool.cli.tables import add_parts, titled
 from fapool.errors import FapoolError, StoreError
@@ -110,6 +111,7 @@ def show(
     except StoreError as error:
         console.print(Text(f"no metrics: {error}", "red"), soft_wrap=True)
     else:
+        print_described(found, console)
         console.print(_metrics([found], only))
 
 

@@ -15,13 +15,14 @@ from fapool.analysis.breakdown import PARTS
 from fapool.analysis.comparison.table import beside_plan, differences, spreads
 from fapool.analysis.sampled import WITHOUT
 from fapool.analysis.statistics import doubts
+from fapool.analysis.statistics.described import described
 from fapool.analysis.steps import timeline
 from fapool.analysis.steps.causes import Causes, causes
 from fapool.analysis.study import Study, studies
 from fapool.errors import StoreError
 from fapool.figures import bars, changed, comparison
 from fapool.figures.memory import memory_over_time
-from fapool.figures.printed import number, ratio, summed
+from fapool.figures.printed import SPREAD, number, ratio, spread, summed
 from fapool.figures.render import svg
 from fapool.figures.style import COLOURS, rank_name
 from fapool.figures.timeline import step_timeline
@@ -83,6 +84,12 @@ def _contents(found: list[Study]) -> dict[str, Any]:
         "other_work": list(beside_plan(found)),
         "runs": [_run(study) for study in found],
         "metrics": _metric_rows(found),
+        "spread": SPREAD,
+        "described": [
+            (study.label, sample.name, spread(sample), sample.units)
+            for study in found
+            for sample in described(study)
+        ],
         "changes": [changed.changed(found[0], other) for other in found[1:]],
         "doubts": doubts.of_runs(found),
         "categories": [(category.value, COLOURS[category]) for category in Category],

@@ -40,6 +40,15 @@ def test_a_finished_run_shows_its_metrics_with_definitions(profiles, console):
     assert "…" not in printed(console)
 
 
+def test_a_finished_run_shows_its_samples_with_intervals_and_what_to_doubt(profiles, console):
+    show.show(write_run(profiles, small_spec(repeats=3)), console)
+    text = printed(console)
+    assert "95 % intervals of the mean, over repeats" in text
+    for name, num in (("TPOT", "6 requests"), ("TTFT", "6 requests"), ("decode step", "9 steps")):
+        assert re.search(rf"^ {name} +{num} +\d\S+ +\S+ to \S+( +\d\S+){{3}} +[\d.]+%", text, re.M)
+    assert "p99 of 6 requests is little more than the largest" in text
+
+
 def test_a_run_that_failed_its_check_shows_no_metrics(profiles, console):
     show.show(write_run(profiles, passed=False), console)
     assert "no metrics" in printed(console)

@@ -75,6 +75,12 @@ def test_every_row_of_a_breakdown_adds_up_as_printed(source):
         assert sum(round(float(part) * 1000) for part in parts) == round(float(wall) * 1000)
 
 
+def test_samples_of_each_run_stand_with_mean_percentiles_and_spread(source):
+    rows = [row for row in Page(of_metrics(source)).rows if row[1:2] == ["TPOT"]]
+    assert [row[0] for row in rows] == ["FAPool(2,2)", "Static(2,1)"]
+    assert all(row[2] == "4 requests" and row[-2].endswith("%") for row in rows)
+
+
 def test_phases_of_a_rank_sum_to_its_categories_as_printed(source):
     rows = Page(source).rows
     heads = [at for at, row in enumerate(rows) if row[:2] == ["counts as", "phase"]]

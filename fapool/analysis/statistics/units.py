@@ -147,7 +147,7 @@ def scope(*units: str) -> str:
     if set(units) == {REPEAT}:
         return "95 % intervals over repeats"
     one = units[0] if len(set(units)) == 1 else "blocks of steps"
-    return f"95 % intervals within these runs, over {one}; no p"
+    return f"95 % intervals within these runs, over {one}"
 
 
 def step_weights(tables: Tables) -> tuple[pd.DataFrame, Floats]:

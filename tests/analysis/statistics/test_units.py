@@ -139,5 +139,5 @@ def test_outputs_of_one_token_have_no_tpot_and_no_units_of_it(tmp_path):
 def test_what_intervals_speak_of_is_one_short_sentence():
     assert scope("repeat", "repeat") == "95 % intervals over repeats"
     pairs = [f"pairs of blocks of {number} decode steps" for number in (3, 4)]
-    assert scope(*pairs) == "95 % intervals within these runs, over blocks of steps; no p"
-    assert scope(pairs[0]) == f"95 % intervals within these runs, over {pairs[0]}; no p"
+    assert scope(*pairs) == "95 % intervals within these runs, over blocks of steps"
+    assert scope(pairs[0]) == f"95 % intervals within these runs, over {pairs[0]}"
