@@ -39,11 +39,11 @@ class Sampling:
 
     @property
     def words(self) -> str:
-        """`1 in 16 decode steps sampled; sampled steps 0.610 ms, others 0.520 ms`."""
+        """`1 in 16 decode steps sampled; median of sampled steps 0.610 ms, of others 0.520 ms`."""
         every = round((self.sampled + self.others) / self.sampled)
         return (
-            f"1 in {every} decode steps sampled; sampled steps {self.sampled_ms:#.3g} ms, "
-            f"others {self.others_ms:#.3g} ms"
+            f"1 in {every} decode steps sampled; median of sampled steps "
+            f"{self.sampled_ms:#.3g} ms, of others {self.others_ms:#.3g} ms"
         )
 
 

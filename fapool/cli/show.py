@@ -165,7 +165,7 @@ def _print_breakdowns(found: Study, console: Console, layers: bool) -> None:
         console.print(Text(WITHOUT, "yellow"), soft_wrap=True)
         return
     if found.sampling:
-        said = f"{found.sampling.words}; the breakdown is of the sampled"
+        said = f"{found.sampling.words}; the breakdown: means of the sampled"
         console.print(Text(said, "dim"), soft_wrap=True)
     for kind in found.parted.steps["kind"].unique():
         console.print(_breakdown(summary.by_rank(found.parted, kind), kind))

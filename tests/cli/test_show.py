@@ -212,7 +212,7 @@ def test_a_pools_step_borders_are_explained_where_there_is_a_pool(profiles, cons
 
 def test_a_run_of_sampled_steps_says_which_share_and_what_sampling_took(profiles, console):
     show.show(write_run(profiles, sample_every=2), console)
-    assert "1 in 2 decode steps sampled; sampled steps " in printed(console)
+    assert "1 in 2 decode steps sampled; median of sampled steps " in printed(console)
 
 
 def test_figures_of_many_runs_are_not_cut_but_stand_in_a_second_table(profiles, console):
@@ -239,7 +239,7 @@ def test_a_run_says_who_waited_for_whom_and_what_made_its_steps_so_long(profiles
     show.show(write_run(profiles), console)
     text = printed(console)
     assert "rank 1 waits 0.844 ms per decode step for rank 3" in text
-    assert "critical path of a decode step, 2.242 ms: rank 3 attend_partial 38%" in text
+    assert "critical path of a decode step, mean 2.242 ms: rank 3 attend_partial 38%" in text
 
 
 def test_a_run_without_an_environment_is_shown_with_all_else_that_it_left(profiles, console):
