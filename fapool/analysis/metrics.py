@@ -92,13 +92,20 @@ HIGHER_IS_BETTER = frozenset(
 
 
 def definitions(*, on_gpus: bool = True) -> Mapping[str, tuple[str, str]]:
-    """`DEFINITIONS`, in the words of the machine: ranks without a GPU are not called GPUs."""
+    """`DEFINITIONS`, in the words of the machine: ranks without a GPU are not called GPUs.
+
+    Energy is of devices, which ranks may share.
+    """
     if on_gpus:
         return DEFINITIONS
     return {
-        name: (unit.replace("GPU", "rank"), text.replace("GPU", "rank"))
-        for name, (unit, text) in DEFINITIONS.items()
+        name: tuple(part.replace("GPU", _called(name)) for part in words)
+        for name, words in DEFINITIONS.items()
     }
+
+
+def _called(name: str) -> str:
+    return "device" if name.startswith("energy") else "rank"
 
 
 def per_request(tables: Tables) -> pd.DataFrame:

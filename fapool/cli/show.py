@@ -241,4 +241,6 @@ def _check(run: Run) -> str:
     if verdict == "not done":
         return verdict
     check = run.correctness
-    return f"{verdict}, error {check.get('error')} (tolerance {check.get('tolerance')})"
+    error = check.get("error")
+    shown = f"{error:.2g}" if isinstance(error, float) else error
+    return f"{verdict}, error {shown} (tolerance {check.get('tolerance')})"

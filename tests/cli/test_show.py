@@ -1,6 +1,7 @@
 """What the terminal shows of runs."""
 
 import io
+import json
 import re
 
 import pytest
@@ -53,6 +54,14 @@ def test_a_run_that_failed_its_check_shows_no_metrics(profiles, console):
     show.show(write_run(profiles, passed=False), console)
     assert "no metrics" in printed(console)
     assert "tpot_mean" not in printed(console)
+
+
+def test_the_error_of_the_check_has_two_digits(profiles, console):
+    run = write_run(profiles)
+    check = {"passed": True, "error": 0.007263293170635157, "tolerance": 0.03}
+    (run.path / "correctness.json").write_text(json.dumps(check))
+    show.show(run, console)
+    assert "passed, error 0.0073 (tolerance 0.03)" in printed(console)
 
 
 def test_a_failed_run_shows_the_rank_and_its_last_lines(profiles, console):
