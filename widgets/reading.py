@@ -81,9 +81,13 @@ def result(run: Run) -> tuple[str, list[Figure]]:
     by_rank = summary.by_rank(read.parted, kind)
     title, figures = f"{read.label}: where a {kind} step goes", []
     if read.has_spans:
+        step = timeline.typical_step(read.tables)
         figures += [
             bars.breakdown_per_rank(by_rank, title=title, kind=kind),
-            step_timeline(timeline.one_step(read.tables), title=f"{read.label}: one {kind} step"),
+            step_timeline(
+                timeline.one_step(read.tables, step=step),
+                title=f"{read.label}: {kind} step {step}, the nearest to the median",
+            ),
         ]
     if len(read.tables.memory):
         peak, title = memory.peak(read.tables), f"{read.label}: memory at its peak"

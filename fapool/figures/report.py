@@ -149,7 +149,7 @@ def _of_time(study: Study, why: Causes) -> list[Figure]:
         bars.breakdown_per_rank(by_rank, title=f"{label}: where a {kind} step goes", kind=kind),
         step_timeline(
             timeline.one_step(study.tables, step=step),
-            title=f"{label}: one {kind} step",
+            title=f"{label}: {kind} step {step}, the nearest to the median",
             critical=timeline.critical_in(study.tables, step=step),
         ),
         *waited(why, label),
