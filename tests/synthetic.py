@@ -202,15 +202,23 @@ def write_run(
     passed: bool = True,
     sample_every: int = 1,
     at_once: bool = False,
+    spans: bool = True,
+    memory: bool = True,
 ) -> Run:
     """A finished run under `profiles`; `slow` stretches computation, `passed` is its check.
 
     Of decode steps every `sample_every`-th has spans; each takes 90 us longer for it. `at_once`: a
-    base rank waits for all of its partials in one span, not for one after the other.
+    base rank waits for all of its partials in one span, not for one after the other. `spans` and
+    `memory`: whether there are any.
     """
     spec = spec or small_spec()
     simulation = Simulation(spec, slow, sample_every, at_once)
     simulation.run()
+    if not spans:
+        simulation.rows["events"].clear()
+        simulation.rows["steps"] = [row | {"method": "none"} for row in simulation.rows["steps"]]
+    if not memory:
+        simulation.rows["memory"].clear()
     folder = Store(profiles).create(spec)
     folder.write_json("environment.json", {"device": "simulated", "backends": ["reference"]})
     error = 1e-6 if passed else 1.0

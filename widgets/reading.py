@@ -9,11 +9,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fapool.analysis import memory, summary
-from fapool.analysis.comparison.table import differences, side_by_side, spreads
+from fapool.analysis.comparison.table import beside_plan, side_by_side, spreads
 from fapool.analysis.kinds import usual
 from fapool.analysis.load import Tables
 from fapool.analysis.measured import on_gpus
 from fapool.analysis.metrics import definitions, per_repeat, per_request
+from fapool.analysis.sampled import WITHOUT
 from fapool.analysis.steps import timeline
 from fapool.analysis.study import Study, studies, study
 from fapool.errors import FapoolError
@@ -78,12 +79,20 @@ def result(run: Run) -> tuple[str, list[Figure]]:
     read = study(run)
     kind = usual(read.parted.steps)
     by_rank = summary.by_rank(read.parted, kind)
-    title = f"{read.label}: where a {kind} step goes"
-    return _headline(read), [
-        bars.breakdown_per_rank(by_rank, title=title, kind=kind),
-        step_timeline(timeline.one_step(read.tables), title=f"{read.label}: one {kind} step"),
-        bars.memory_per_rank(memory.peak(read.tables), title=f"{read.label}: memory at its peak"),
-    ]
+    title, figures = f"{read.label}: where a {kind} step goes", []
+    if read.has_spans:
+        step = timeline.typical_step(read.tables)
+        figures += [
+            bars.breakdown_per_rank(by_rank, title=title, kind=kind),
+            step_timeline(
+                timeline.one_step(read.tables, step=step),
+                title=f"{read.label}: {kind} step {step}, the nearest to the median",
+            ),
+        ]
+    if len(read.tables.memory):
+        peak, title = memory.peak(read.tables), f"{read.label}: memory at its peak"
+        figures.append(bars.memory_per_rank(peak, title=title))
+    return _headline(read), figures
 
 
 def comparison(runs: list[Run]) -> tuple[str, Figure]:
@@ -93,7 +102,7 @@ def comparison(runs: list[Run]) -> tuple[str, Figure]:
         StoreError: a run did not finish or was not correct.
     """
     found = studies(*runs)
-    differs = differences(*(run.spec for run in runs))
+    differs = beside_plan(found)
     gpus = all(on_gpus(read) for read in found)
     device = "GPU" if gpus else "rank"
     figure = comparison_figure(spreads(found), title="Runs compared", device=device)
@@ -128,6 +137,8 @@ def _headline(read: Study) -> str:
     words = f"{html.escape(read.run.name)}{state} · {html.escape(workload_words(read.run.spec))}"
     if read.sampling:
         words += f" · {html.escape(read.sampling.words)}"
+    if not read.has_spans:
+        words += f" · {html.escape(WITHOUT)}"
     row = '<div style="display:flex;flex-wrap:wrap;gap:2px 18px;line-height:1.5">{}</div>'
     return f'<div style="line-height:1.5"><b>{words}</b></div>' + row.format("".join(chips))
 
@@ -136,7 +147,6 @@ def _differences(differs: dict[str, list]) -> str:
     rows = [
         f"{html.escape(field)}: {html.escape(' / '.join(map(str, values)))}"
         for field, values in differs.items()
-        if not field.startswith("plan.")
     ]
     if not rows:
         return "<p>Only the plan differs.</p>"

@@ -30,6 +30,12 @@ def on_gpus(study: Study) -> bool:
     return study.run.spec.device != "cpu" and not (recorded and set(recorded) == {"cpu"})
 
 
+def devices(study: Study) -> str:
+    """Names of the GPUs of its ranks; `CPU` without any."""
+    on_gpu = [rank for rank in study.run.ranks if str(rank.get("device")).startswith("cuda")]
+    return ", ".join(sorted(set(map(_gpu_name, on_gpu)))) or ("GPU" if on_gpus(study) else "CPU")
+
+
 def machine(spec: RunSpec, ranks: list[dict[str, Any]]) -> str:
     """Number and kind of devices, from the environment that each rank recorded."""
     world = spec.plan.world

@@ -12,7 +12,7 @@ from fapool.analysis.breakdown import Breakdown
 from fapool.analysis.charged import charge
 from fapool.analysis.energy import joules
 from fapool.analysis.load import Tables
-from fapool.analysis.sampled import undisturbed
+from fapool.analysis.sampled import any_spans, undisturbed
 from fapool.phases import Category, Role
 
 DEFINITIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
@@ -92,13 +92,20 @@ HIGHER_IS_BETTER = frozenset(
 
 
 def definitions(*, on_gpus: bool = True) -> Mapping[str, tuple[str, str]]:
-    """`DEFINITIONS`, in the words of the machine: ranks without a GPU are not called GPUs."""
+    """`DEFINITIONS`, in the words of the machine: ranks without a GPU are not called GPUs.
+
+    Energy is of devices, which ranks may share.
+    """
     if on_gpus:
         return DEFINITIONS
     return {
-        name: (unit.replace("GPU", "rank"), text.replace("GPU", "rank"))
-        for name, (unit, text) in DEFINITIONS.items()
+        name: tuple(part.replace("GPU", _called(name)) for part in words)
+        for name, words in DEFINITIONS.items()
     }
+
+
+def _called(name: str) -> str:
+    return "device" if name.startswith("energy") else "rank"
 
 
 def per_request(tables: Tables) -> pd.DataFrame:
@@ -146,13 +153,19 @@ def metrics(tables: Tables, parted: Breakdown) -> dict[str, float | None]:
         "tpot_gpu": _product(found["tpot_mean"], tables.spec.plan.world),
         "tpot_charged_gpu": _product(found["tpot_mean"], charged.decode_gpus),
     }
+    found |= _energy(tables, repeats) | _shares(steps if any_spans(tables.steps) else steps[:0])
+    return {name: found[name] for name in DEFINITIONS}
+
+
+def _shares(steps: pd.DataFrame) -> dict[str, float | None]:
+    """What is computed and hidden of parted steps, by role; None for all of none."""
+    found = {}
     for role in Role:
         own = steps[steps["role"] == role]
         found[f"utilisation_{role}"] = _percent(_sum(own, "compute_ns"), _sum(own, "wall_ns"))
-    found |= _energy(tables, repeats)
     hidden, exposed = _sum(steps, "hidden_ns"), _sum(steps, f"{Category.COMMUNICATION}_ns")
     found["overlap_efficiency"] = _percent(hidden, hidden + exposed)
-    return {name: found[name] for name in DEFINITIONS}
+    return found
 
 
 def _energy(tables: Tables, repeats: pd.DataFrame) -> dict[str, float | None]:

@@ -9,7 +9,7 @@ from fapool.analysis.breakdown import Breakdown, breakdown
 from fapool.analysis.exchanges import Exchanges
 from fapool.analysis.load import Tables, load
 from fapool.analysis.metrics import metrics
-from fapool.analysis.sampled import Sampling, sampling
+from fapool.analysis.sampled import Sampling, any_spans, sampling
 from fapool.errors import StoreError
 from fapool.store import Run
 
@@ -25,6 +25,11 @@ class Study:
     parted: Breakdown
     metrics: dict[str, float | None]
     sampling: Sampling | None
+
+    @property
+    def has_spans(self) -> bool:
+        """Whether its time can be parted at all."""
+        return any_spans(self.tables.steps)
 
 
 def study(run: Run, label: str = "") -> Study:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from fapool.analysis.breakdown import PARTS, Breakdown
+from fapool.analysis.breakdown import ORDER, PARTS, Breakdown
 from fapool.analysis.kinds import of_kind
 
 COLUMNS = ["wall_ms", *(part.replace("_ns", "_ms") for part in PARTS), "hidden_ms"]
@@ -36,6 +36,25 @@ def by_phase(parted: Breakdown, kind: str | None = "decode") -> pd.DataFrame:
 def by_layer(parted: Breakdown, kind: str | None = "decode") -> pd.DataFrame:
     """One row per (rank, layer, category): `ms`, mean per step; layer -1: outside of all."""
     return _shares(parted, kind, ["layer", "category"])
+
+
+def in_print(parted: Breakdown, kind: str | None, key: str) -> pd.DataFrame:
+    """Rounded ms per step by (category, `key`) and rank; `key`: "phase" or "layer".
+
+    Rows of a category sum on each rank to what that category of `by_rank` is as printed. Phases
+    come the longest first, layers in order; what is zero on every rank is left out.
+    """
+    shares, wholes = _shares(parted, kind, ["category", key]), {}
+    for row in by_rank(parted, kind).to_dict("records"):
+        shown, _ = rounded([row[part] for part in COLUMNS[1:-1]], row["wall_ms"])
+        wholes |= {(row["rank"], category): ms for category, ms in zip(ORDER, shown, strict=True)}
+    for place, own in shares.groupby(["rank", "category"]):
+        shares.loc[own.index, "ms"] = rounded(own["ms"].tolist(), wholes[place])[0]
+    found = shares.pivot_table("ms", ["category", key], "rank", fill_value=0.0)
+    found = found[(found > 0).any(axis=1)]
+    place = found.index.get_level_values("category").map(ORDER.index)
+    within = -found.max(axis=1) if key == "phase" else found.index.get_level_values(key)
+    return found.iloc[np.lexsort((within, place))]
 
 
 def rounded(parts: Sequence[float], whole: float, decimals: int = 3) -> tuple[list[float], float]:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -17,6 +16,7 @@ from fapool.analysis import summary
 from fapool.analysis.activities.breakdown import HIDDEN, PARTS, Traced, break_down
 from fapool.analysis.clocks import shifts_of, words_of_traces
 from fapool.cli.deep import print_spans
+from fapool.cli.tables import write_json
 from fapool.errors import SpecError, StoreError
 from fapool.store import Run
 from fapool.traces import Reading, TraceFolder
@@ -68,7 +68,7 @@ def analyze(
     if any(trace.spans.num_rows for trace in found.traces):  # ours
         print_spans(_without_notes(found), run, console, step)
     if out is not None:
-        _write(out, _record(found, parted, steps, run))
+        write_json(out, _record(found, parted, steps, run))
         console.print(f"written: {out}", soft_wrap=True, markup=False)
 
 
@@ -168,11 +168,3 @@ def _record(found: TraceFolder, parted: Traced, steps: pd.DataFrame, run: Run | 
         "clock": parted.clock,
         "notes": [*found.notes, *parted.notes],
     }
-
-
-def _write(out: Path, record: Any) -> None:
-    data = orjson.dumps(record, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
-    try:
-        out.write_bytes(data + b"\n")
-    except OSError as error:
-        raise SpecError("--json", str(out), f"cannot be written: {error.strerror}") from None

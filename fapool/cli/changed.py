@@ -10,9 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from fapool.analysis.comparison.changes import Change, changes, folded
-from fapool.analysis.comparison.table import contrasts
+from fapool.analysis.comparison.table import beside_plan, contrasts
 from fapool.analysis.measured import on_gpus
 from fapool.analysis.metrics import definitions
+from fapool.analysis.sampled import WITHOUT
 from fapool.analysis.statistics import doubts
 from fapool.analysis.statistics.units import REPEAT, scope
 from fapool.analysis.study import Study
@@ -33,11 +34,29 @@ def print_changes(a: Study, b: Study, console: Console, *, only: Sequence[str]) 
     if len(found):
         console.print(_metrics(found, a, b))
     for change in changes(a, b):
+        if change.disturbance:
+            console.print(Text(f"beware: {change.disturbance}", "bold yellow"), soft_wrap=True)
         console.print(_parts(change, a, b))
     for study in (a, b):
+        if not study.has_spans:
+            console.print(Text(f"{study.label}: {WITHOUT}", "yellow"), soft_wrap=True)
         if study.sampling:
             said = f"{study.label}: {study.sampling.words}; phases are known of the sampled"
             console.print(Text(said, "dim"), soft_wrap=True)
+
+
+def print_other_work(found: Sequence[Study], console: Console) -> None:
+    """What differs beside the plan, if anything does: metrics then tell of that, too."""
+    other = beside_plan(found)
+    if not other:
+        return
+    said = "; ".join(f"{field} {' / '.join(map(_value, row))}" for field, row in other.items())
+    words = f"more than the plan differs, so that this is no comparison of plans alone: {said}"
+    console.print(Text(words, "bold yellow"), soft_wrap=True)
+
+
+def _value(value: object) -> str:
+    return "–" if value is None else str(value)
 
 
 def print_doubts(found: Sequence[Study], console: Console) -> None:
@@ -47,9 +66,8 @@ def print_doubts(found: Sequence[Study], console: Console) -> None:
 
 
 def _metrics(found: pd.DataFrame, a: Study, b: Study) -> Table:
-    units = " or ".join(dict.fromkeys(found["units"]))
-    alone = "; p of each metric by itself" if units == REPEAT else ""
-    table = titled(f"B = {b.label} against A = {a.label}; {scope(units)}{alone}")
+    alone = "p of each metric by itself" if (found["units"] == REPEAT).all() else "no p"
+    table = titled(f"B = {b.label} against A = {a.label}\n{scope(*found['units'])}; {alone}")
     for name in ("metric", "unit"):
         table.add_column(name, no_wrap=True)
     for name in HEADS:
@@ -70,8 +88,8 @@ def _metrics(found: pd.DataFrame, a: Study, b: Study) -> Table:
 
 def _parts(change: Change, a: Study, b: Study) -> Table:
     table = titled(
-        f"ms per {change.kind} step of a {change.role} rank: B = {b.label} against A = {a.label}; "
-        f"{scope(change.units)}{'' if change.within else '; p by Holm'}"
+        f"mean ms per {change.noun} of a {change.role} rank: B = {b.label} against A = {a.label}\n"
+        f"{scope(change.units)}; {'p by Holm' if change.tested else 'no p'}"
     )
     table.add_column("phase", no_wrap=True)
     table.add_column("counts as")

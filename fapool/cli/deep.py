@@ -144,8 +144,8 @@ def _agreement(depths: Depths) -> list[str]:
     lines = [f"live and trace differ by {depths.worst:.2%} of a step at most"]
     for row in depths.lengths.dropna().itertuples():
         lines.append(
-            f"rank {row.rank}, {row.method}: a step takes {row.traced_ms:#.3g} ms while it is "
-            f"traced, {row.measured_ms:#.3g} ms when it was measured: × {row.ratio:.2f}"
+            f"rank {row.rank}, {row.method}: a median step takes {row.traced_ms:#.3g} ms while "
+            f"it is traced, {row.measured_ms:#.3g} ms when it was measured: × {row.ratio:.2f}"
         )
     return lines
 

@@ -61,11 +61,18 @@ def runs(store: Root = None) -> None:
 
 
 @app.command()
-def show(name: str, store: Root = None) -> None:
-    """Print one run's breakdown and metrics."""
+def show(
+    name: str,
+    layers: Annotated[bool, typer.Option("--layers", help="by layer, too")] = False,
+    json_out: Annotated[
+        Path | None, typer.Option("--json", help="write each step by phase and layer here")
+    ] = None,
+    store: Root = None,
+) -> None:
+    """Print one run's breakdown, by phase, and metrics."""
     from fapool.cli import show as shows
 
-    shows.show(_store(store).open(name))
+    shows.show(_store(store).open(name), layers=layers, out=json_out)
 
 
 @app.command()

@@ -15,10 +15,13 @@ from fapool.analysis.breakdown import PARTS
 from fapool.analysis.comparison.table import side_by_side
 from fapool.analysis.measured import on_gpus
 from fapool.analysis.metrics import DEFINITIONS, UNRATED, definitions
+from fapool.analysis.sampled import WITHOUT
 from fapool.analysis.steps.causes import causes
 from fapool.analysis.study import Study, check_worth, studies, study
-from fapool.cli.changed import print_changes, print_doubts
+from fapool.cli.changed import print_changes, print_doubts, print_other_work
 from fapool.cli.deep import print_traced
+from fapool.cli.described import print_described
+from fapool.cli.phases import print_layers, print_phases, write_partition
 from fapool.cli.tables import add_parts, titled
 from fapool.errors import FapoolError, StoreError
 from fapool.figures.printed import number, ratio, summed
@@ -77,35 +80,38 @@ def runs(store: Store, console: Console | None = None) -> None:
 
 
 def show(
-    run: Run, console: Console | None = None, *, only: Sequence[str] = tuple(DEFINITIONS)
+    run: Run,
+    console: Console | None = None,
+    *,
+    only: Sequence[str] = tuple(DEFINITIONS),
+    layers: bool = False,
+    out: Path | None = None,
 ) -> None:
     """Print one run: state and check, then breakdown, and metrics if it may claim any.
 
     A run that failed shows why, with its last lines, and no numbers. `only` names the metrics.
+    `layers`: the breakdown by layer too; `out`: all of it, per step, phase and layer, as JSON.
 
     Raises:
         StoreError: a table is missing or broken.
+        SpecError: the run has no spans to write, or `out` cannot be written.
     """
     console = console or Console()
-    status = run.status
-    style = STATE_STYLES.get(status.state, "")
-    console.print(Text.assemble((run.name, "bold"), " is ", (status.state, style)))
-    if status.reason:
-        who = f"rank {status.rank}: " if status.rank is not None and status.rank >= 0 else ""
-        console.print(Text(f"{who}{status.reason}"), soft_wrap=True)
-    if status.log_tail:
-        console.print(Text(status.log_tail, "dim"), soft_wrap=True)
-    console.print(Text(f"check against one device: {_check(run)}"))
-    if status.state not in ("finished", "stopped"):
+    _print_state(run, console)
+    if run.status.state not in ("finished", "stopped"):
         return
     found = study(run)
-    _print_breakdowns(found, console)
+    _print_breakdowns(found, console, layers)
+    if out is not None:
+        write_partition(found, out)
+        console.print(f"written: {out}", soft_wrap=True, markup=False)
     print_traced(run, console)
     try:
         check_worth(run)
     except StoreError as error:
         console.print(Text(f"no metrics: {error}", "red"), soft_wrap=True)
     else:
+        print_described(found, console)
         console.print(_metrics([found], only))
 
 
@@ -129,6 +135,7 @@ def compare(
     """
     console = console or Console()
     found = studies(*runs)
+    print_other_work(found, console)
     table = side_by_side(found)
     for part in _parts(found, console.width):
         console.print(_metrics(part, only))
@@ -141,12 +148,30 @@ def compare(
     return table
 
 
-def _print_breakdowns(found: Study, console: Console) -> None:
+def _print_state(run: Run, console: Console) -> None:
+    status = run.status
+    style = STATE_STYLES.get(status.state, "")
+    console.print(Text.assemble((run.name, "bold"), " is ", (status.state, style)))
+    if status.reason:
+        who = f"rank {status.rank}: " if status.rank is not None and status.rank >= 0 else ""
+        console.print(Text(f"{who}{status.reason}"), soft_wrap=True)
+    if status.log_tail:
+        console.print(Text(status.log_tail, "dim"), soft_wrap=True)
+    console.print(Text(f"check against one device: {_check(run)}"))
+
+
+def _print_breakdowns(found: Study, console: Console, layers: bool) -> None:
+    if not found.has_spans:
+        console.print(Text(WITHOUT, "yellow"), soft_wrap=True)
+        return
     if found.sampling:
-        said = f"{found.sampling.words}; the breakdown is of the sampled"
+        said = f"{found.sampling.words}; the breakdown: means of the sampled"
         console.print(Text(said, "dim"), soft_wrap=True)
     for kind in found.parted.steps["kind"].unique():
         console.print(_breakdown(summary.by_rank(found.parted, kind), kind))
+        print_phases(found.parted, kind, console)
+    if layers:
+        print_layers(found.parted, console)
     if (found.parted.steps["role"] == Role.POOL).any():
         console.print(Text(OWN_BORDERS, "dim"))
     for said in causes(found).words():
@@ -164,7 +189,7 @@ def _parts(found: Sequence[Study], width: int) -> list[list[Study]]:
 
 
 def _breakdown(by_rank: pd.DataFrame, kind: str) -> Table:
-    table = titled(f"ms per {kind} step, mean of {by_rank['steps'].max()} steps")
+    table = titled(f"mean ms per {kind} step, of {by_rank['steps'].max()} steps")
     table.add_column("rank", no_wrap=True)
     add_parts(table, PARTS)
     table.add_column("hidden", justify="right")
@@ -216,4 +241,6 @@ def _check(run: Run) -> str:
     if verdict == "not done":
         return verdict
     check = run.correctness
-    return f"{verdict}, error {check.get('error')} (tolerance {check.get('tolerance')})"
+    error = check.get("error")
+    shown = f"{error:.2g}" if isinstance(error, float) else error
+    return f"{verdict}, error {shown} (tolerance {check.get('tolerance')})"

@@ -1,11 +1,16 @@
-"""Tables in the terminal: one look, and heads that let a breakdown fit 80 columns."""
+"""Tables in the terminal: one look, heads that let a breakdown fit 80 columns, and JSON beside."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import orjson
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+
+from fapool.errors import SpecError
 
 NARROW = {
     "communication": "communi-\ncation",
@@ -31,3 +36,16 @@ def add_parts(table: Table, parts: Sequence[str]) -> None:
         name = part.removesuffix("_ns")
         table.add_column(NARROW.get(name, name), justify="right")
     table.add_column("= wall", justify="right")
+
+
+def write_json(out: Path, record: Any) -> None:
+    """Write what `--json` asks for.
+
+    Raises:
+        SpecError: `out` cannot be written.
+    """
+    data = orjson.dumps(record, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
+    try:
+        out.write_bytes(data + b"\n")
+    except OSError as error:
+        raise SpecError("--json", str(out), f"cannot be written: {error.strerror}") from None

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from fapool.analysis.comparison.changes import Change, changes, folded
 from fapool.analysis.comparison.table import contrasts
+from fapool.analysis.sampled import WITHOUT
 from fapool.analysis.statistics.units import scope
 from fapool.analysis.study import Study
 from fapool.analysis.summary import rounded
@@ -19,7 +20,9 @@ from fapool.figures.render import svg
 def changed(a: Study, b: Study) -> dict[str, Any]:
     """All that the template says of `b` against `a`."""
     roles = [_role(change, a, b) for change in changes(a, b)]
-    return {"a": a.label, "b": b.label, "metrics": _metrics(a, b), "roles": roles}
+    without = [f"{study.label}: {WITHOUT}" for study in (a, b) if not study.has_spans]
+    found = {"a": a.label, "b": b.label, "metrics": _metrics(a, b)}
+    return found | {"roles": roles, "without": without}
 
 
 def _metrics(a: Study, b: Study) -> list[list[str]]:
@@ -52,12 +55,12 @@ def _role(change: Change, a: Study, b: Study) -> dict[str, Any]:
         }
         for at, row in enumerate(parts.to_dict("records"))
     ]
-    sampled = a.sampling or b.sampling
-    title = f"{b.label} against {a.label}: a {change.kind} step of a {change.role} rank"
+    title = f"{b.label} against {a.label}: a {change.noun} of a {change.role} rank"
     return {
         "role": change.role,
-        "kind": change.kind,
-        "scope": scope(change.units) + ("; of sampled steps alone" if sampled else ""),
+        "noun": change.noun,
+        "scope": scope(change.units),
+        "disturbance": change.disturbance,
         "rows": rows,
         "step": [
             *(f"{whole:.4f}" for _, whole in shown),

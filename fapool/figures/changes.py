@@ -12,9 +12,11 @@ from fapool.phases import Category, Phase
 
 INK = "#1c2126"
 LEVEL = 0.05
-PALE = 0.3
-BETWEEN = "line: 95 % interval over repeats; pale: p ≥ 0.05"
-WITHIN = "line: 95 % interval within these runs; pale: too few repeats for a p"
+THICK, THIN = 0.7, 0.34
+"""Heights of bars that are surely no chance, and of all others: seen in grey print, too."""
+BETWEEN = "line: 95 % interval over repeats; thin: p ≥ 0.05"
+DISTURBED = "line: 95 % interval of sampled steps, over repeats; thin: no p"
+WITHIN = "line: 95 % interval within these runs; thin: too few repeats for a p"
 TRANSFERS = {phase.value for phase in Phase if phase.category is Category.COMMUNICATION}
 OTHERS = "#ffffff"  # small parts of several categories
 
@@ -22,7 +24,7 @@ OTHERS = "#ffffff"  # small parts of several categories
 def step_changes(change: Change, *, title: str) -> Figure:
     """A bar a phase, the largest change above, and the step's change beneath them.
 
-    Lines are 95 % intervals. Filled: p < 0.05 (Holm over the phases); pale: may be chance, or
+    Lines are 95 % intervals. Thick: p < 0.05 (Holm over the phases); thin: may be chance, or
     nothing tells, for want of repeats.
     """
     parts = folded(change)
@@ -34,22 +36,25 @@ def step_changes(change: Change, *, title: str) -> Figure:
     colours = [COLOURS.get(category, OTHERS) for category in parts["category"]] + [INK]
     figure, (axes,) = blank(height_in=1.5 + 0.28 * len(names))
     places = np.arange(len(names)) + np.r_[np.zeros(len(parts)), 0.4]
-    bars = axes.barh(places, values, height=0.7, color=colours, edgecolor=INK, linewidth=0.6)
-    for bar, sure in zip(bars, p < LEVEL, strict=True):
-        if not sure:
-            bar.set_alpha(PALE)
+    height = np.where(p < LEVEL, THICK, THIN)
+    axes.barh(places, values, height, color=colours, edgecolor=INK, linewidth=0.6)
     axes.hlines(places, low, high, color="white", lw=3.4, zorder=3)  # seen on dark bars, too
     axes.hlines(places, low, high, color=INK, lw=1.4, zorder=4)
     axes.axvline(0, color=INK, lw=0.8)
     axes.set_yticks(places, names)
     axes.set_ylim(places[-1] + 0.6, -0.6)
-    axes.set(xlabel=f"ms per step ({WITHIN if change.within else BETWEEN})", ylabel="")
+    axes.set(xlabel=f"ms per {change.noun} ({_lines(change)})", ylabel="")
     head(axes, title)
     seen = [name for name in COLOURS if name in set(parts["category"])]
-    alpha = PALE if change.within else None
-    handles = [Patch(fc=COLOURS[name], ec=INK, alpha=alpha, label=name) for name in seen]
+    handles = [Patch(fc=COLOURS[name], ec=INK, label=name) for name in seen]
     legend_below(figure, handles, columns=len(handles))
     return figure
+
+
+def _lines(change: Change) -> str:
+    if change.tested:
+        return BETWEEN
+    return WITHIN if change.within else DISTURBED
 
 
 def _name(row: dict) -> str:

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from fapool.analysis.summary import rounded
+from fapool.analysis.wording import count
+
+if TYPE_CHECKING:
+    from fapool.analysis.statistics.described import Sample  # loads scipy: analyze goes without
+
+SPREAD = ("of", "mean", "95 %", "p50", "p90", "p99", "CV")
 
 
 def number(value: float | None) -> str:
@@ -34,6 +41,15 @@ def between(low: float, high: float, form: str = "") -> str:
         return "–"
     ends = [form.format(end) if form else number(end) for end in (low, high)]
     return f"{ends[0]} to {ends[1]}"
+
+
+def spread(sample: Sample) -> list[str]:
+    """A sample in print, under the heads of `SPREAD`."""
+    found = sample.found
+    ends = between(found.interval.low, found.interval.high)
+    cuts = [number(value) for value in (found.p50, found.p90, found.p99)]
+    cv = "–" if math.isnan(found.cv) else f"{found.cv:.1%}"
+    return [count(found.n, sample.of), number(found.mean), ends, *cuts, cv]
 
 
 def probability(p: float) -> str:

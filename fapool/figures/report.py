@@ -9,23 +9,18 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from fapool.analysis import kv, measured, memory, metrics, summary
-from fapool.analysis.breakdown import PARTS
-from fapool.analysis.comparison.table import differences, spreads
-from fapool.analysis.kinds import usual
+from fapool.analysis import measured, metrics
+from fapool.analysis.comparison.table import beside_plan, differences, spreads
 from fapool.analysis.statistics import doubts
-from fapool.analysis.steps import timeline
-from fapool.analysis.steps.causes import causes
+from fapool.analysis.statistics.described import described
 from fapool.analysis.study import Study, studies
 from fapool.errors import StoreError
-from fapool.figures import bars, changed, comparison
-from fapool.figures.memory import memory_over_time
-from fapool.figures.printed import number, ratio, summed
+from fapool.figures import changed, comparison
+from fapool.figures.printed import SPREAD, number, ratio, spread
 from fapool.figures.render import svg
-from fapool.figures.style import COLOURS, rank_name
-from fapool.figures.timeline import step_timeline
-from fapool.figures.waits import waited, without_rows
-from fapool.phases import NO_SPANS, Category
+from fapool.figures.section import section
+from fapool.figures.style import COLOURS
+from fapool.phases import Category
 from fapool.store import Run
 
 TEMPLATE = "report.html.j2"
@@ -79,9 +74,15 @@ def _contents(found: list[Study]) -> dict[str, Any]:
         "warm": any(spec.warmup for spec in specs),
         "gpus": [spec.plan.world for spec in specs],
         "differences": differing,
-        "other_work": [field for field in differing if not field.startswith("plan.")],
-        "runs": [_run(study) for study in found],
+        "other_work": list(beside_plan(found)),
+        "runs": [section(study) for study in found],
         "metrics": _metric_rows(found),
+        "spread": SPREAD,
+        "described": [
+            (study.label, sample.name, spread(sample), sample.units)
+            for study in found
+            for sample in described(study)
+        ],
         "changes": [changed.changed(found[0], other) for other in found[1:]],
         "doubts": doubts.of_runs(found),
         "categories": [(category.value, COLOURS[category]) for category in Category],
@@ -109,95 +110,6 @@ def _measured(found: list[Study]) -> list[tuple[str, list[str]]]:
     return [(name, cells[:1] if len(set(cells)) == 1 else cells) for name, cells in rows]
 
 
-def _run(study: Study) -> dict[str, Any]:
-    run, label = study.run, study.label
-    kind = usual(study.parted.steps)
-    by_rank = summary.by_rank(study.parted, kind)
-    why, step = causes(study), timeline.typical_step(study.tables)
-    figures = [
-        bars.breakdown_per_rank(by_rank, title=f"{label}: where a {kind} step goes", kind=kind),
-        step_timeline(
-            timeline.one_step(study.tables, step=step),
-            title=f"{label}: one {kind} step",
-            critical=timeline.critical_in(study.tables, step=step),
-        ),
-        *waited(why, label),
-        bars.memory_per_rank(memory.peak(study.tables), title=f"{label}: memory of each rank"),
-    ]
-    if len(study.tables.memory):
-        held, title = memory.parts_over_time(study.tables), f"{label}: memory over time"
-        figures.append(memory_over_time(held, title=title))
-    return {
-        "label": label,
-        "name": run.name,
-        "status": run.status,
-        "check": run.correctness,
-        "spec": run.spec.to_yaml(),
-        **_environment(run),
-        "breakdowns": _breakdowns(study),
-        "causes": why.words(),
-        "without": without_rows(why),
-        "methods": ", ".join(_methods(study)),
-        "sampling": study.sampling.words if study.sampling else "",
-        "exchanges": study.parted.exchanges,
-        "unmatched": study.parted.unmatched,
-        "figures": [Markup(svg(figure)) for figure in figures],
-        "keys": _keys(study),
-    }
-
-
-def _environment(run: Run) -> dict[str, Any]:
-    """`environment`: its lines, none where it cannot be read; `no_environment`: why not."""
-    try:
-        return {"environment": _lines(run.environment), "no_environment": ""}
-    except StoreError as error:
-        return {"environment": [], "no_environment": str(error)}
-
-
-def _keys(study: Study) -> list[dict[str, str]]:
-    """Of each rank, its cache at the step in which it held most tokens."""
-    return [
-        {
-            "rank": rank_name(row["rank"], row["role"]),
-            "requests": f"{row['requests']:,}",
-            "tokens": f"{row['tokens']:,}",
-            "blocks": f"{row['blocks']:,}",
-            "fill": f"{row['fill']:.0%}",
-            "mib": f"{row['bytes'] / 2**20:,.1f}",
-            "step": f"{row['step']}",
-        }
-        for row in kv.per_rank(study.tables).to_dict("records")
-    ]
-
-
-def _methods(study: Study) -> list[str]:
-    """How spans were timed; `NO_SPANS` alone where there are none."""
-    found = sorted(study.tables.steps["method"].unique())
-    return [method for method in found if method != NO_SPANS] or found
-
-
-def _breakdowns(study: Study) -> list[tuple[str, list[dict[str, Any]]]]:
-    """(kind, rows) for each kind of step, decode first."""
-    kinds = sorted(study.parted.steps["kind"].unique())
-    tables = {kind: summary.by_rank(study.parted, kind) for kind in kinds}
-    return [
-        (kind, [_breakdown_row(row) for row in table.to_dict("records")])
-        for kind, table in tables.items()
-    ]
-
-
-def _breakdown_row(row: dict[str, Any]) -> dict[str, Any]:
-    parts = [row[part.replace("_ns", "_ms")] for part in PARTS]
-    *shown, wall = summed(parts, row["wall_ms"])
-    return {
-        "rank": f"{row['rank']} ({row['role']})",
-        "parts": shown,
-        "wall": wall,
-        "hidden": f"{row['hidden_ms']:.3f}",
-        "steps": row["steps"],
-    }
-
-
 def _metric_rows(found: list[Study]) -> list[dict[str, Any]]:
     rows = []
     words = metrics.definitions(on_gpus=_all_on_gpus(found))
@@ -207,13 +119,3 @@ def _metric_rows(found: list[Study]) -> list[dict[str, Any]]:
         cells = [(number(first), "")] + [(number(value), ratio(value, measure)) for value in others]
         rows.append({"name": name, "unit": unit, "definition": definition, "cells": cells})
     return rows
-
-
-def _lines(value: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Nested JSON as (dotted name, text), in order."""
-    if isinstance(value, dict):
-        return [line for key in value for line in _lines(value[key], f"{prefix}.{key}".strip("."))]
-    if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
-        return [line for i, item in enumerate(value) for line in _lines(item, f"{prefix}[{i}]")]
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return [(prefix, text)]

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from fapool.figures.style import COLOURS, blank, head, legend_below, rank_name
-from fapool.phases import Category
+from fapool.phases import Category, Phase
 
 DARK = (Category.COMPUTE, Category.SYNCHRONIZATION)
 ROOM_PER_LETTER = 0.0085  # of the axis: what a letter of a label needs
@@ -60,17 +60,23 @@ def step_timeline(
 
 
 def _label(axes: Axes, spans: pd.DataFrame, row_of: dict[int, int], length: float) -> None:
-    """Name the spans that have room, of those on one place the one on top (see above)."""
+    """Name the spans that have room where nothing lies on top of them (see above).
+
+    A host that waits for its own device comes after what else it waits for, as in the breakdown.
+    """
     order = spans["category"].map({category.value: i for i, category in enumerate(Category)})
-    named: dict[int, list[tuple[float, float]]] = {rank: [] for rank in row_of}
+    order = order.astype(float) + (spans["phase"] == Phase.DEVICE_SYNC) * 0.5
+    above: dict[int, list[tuple[float, float]]] = {rank: [] for rank in row_of}
     for span in spans.iloc[order.argsort(kind="stable")].itertuples():
-        narrow = span.end_us - span.start_us < ROOM_PER_LETTER * length * (len(span.phase) + 1)
-        others = named[span.rank]
-        if narrow or any(s < span.end_us and span.start_us < e for s, e in others):
+        room = ROOM_PER_LETTER * length * (len(span.phase) + 1)
+        free = span.start_us, span.end_us
+        if free[1] - free[0] >= room:
+            free = _longest_free(*free, above[span.rank])
+        above[span.rank].append((span.start_us, span.end_us))
+        if free[1] - free[0] < room:
             continue
-        others.append((span.start_us, span.end_us))
         axes.text(
-            (span.start_us + span.end_us) / 2,
+            sum(free) / 2,
             row_of[span.rank],
             span.phase,
             ha="center",
@@ -78,6 +84,19 @@ def _label(axes: Axes, spans: pd.DataFrame, row_of: dict[int, int], length: floa
             fontsize=7.5,
             color="white" if span.category in DARK else "black",
         )
+
+
+def _longest_free(
+    start: float, end: float, above: list[tuple[float, float]]
+) -> tuple[float, float]:
+    """The longest piece of [start, end) that no interval of `above` covers."""
+    longest, reach = (start, start), start
+    for first, last in [*sorted(above), (end, end)]:
+        until = min(first, end)
+        if until - reach > longest[1] - longest[0]:
+            longest = reach, until
+        reach = max(reach, last)
+    return longest
 
 
 def _legend(spans: pd.DataFrame) -> list[Patch]:

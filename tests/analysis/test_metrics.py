@@ -5,7 +5,7 @@ import pytest
 
 from fapool.analysis.breakdown import breakdown
 from fapool.analysis.load import Tables, load
-from fapool.analysis.metrics import DEFINITIONS, metrics, per_repeat, per_request
+from fapool.analysis.metrics import DEFINITIONS, definitions, metrics, per_repeat, per_request
 from fapool.phases import ENERGY, EVENTS, MEMORY
 from fapool.spec import FAPool
 from tests.synthetic import EPOCH_NS, small_spec, write_run
@@ -138,3 +138,10 @@ def test_overlap_is_the_hidden_share_of_all_communication(tmp_path):
     share = 100 * hidden / (hidden + exposed)
     assert metrics(tables, found)["overlap_efficiency"] == pytest.approx(share)
     assert 0 < share < 100
+
+
+def test_energy_of_ranks_without_a_gpu_is_of_devices_that_they_may_share():
+    words = definitions(on_gpus=False)
+    assert "a device that several ranks share counts once" in words["energy_per_output_token"][1]
+    assert "energy of the devices of base ranks" in words["energy_base_per_output_token"][1]
+    assert words["tps_per_gpu"] == ("tokens/s/rank", "TPS / reserved ranks")

@@ -54,7 +54,7 @@ def test_sampled_and_other_steps_stand_side_by_side(sampled, whole):
     assert found.sampled_ms == pytest.approx(wall[with_spans].median())
     assert found.others_ms == pytest.approx(wall[~with_spans].median())
     assert found.sampled_ms > found.others_ms
-    assert found.words.startswith("1 in 3 decode steps sampled; sampled steps ")
+    assert found.words.startswith("1 in 3 decode steps sampled; median of sampled steps ")
     assert sampling(whole.steps) is None
     assert sampling(table("nnn")) is None
 

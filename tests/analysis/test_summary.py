@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fapool.analysis.breakdown import breakdown
+from fapool.analysis.breakdown import ORDER, PARTS, breakdown
 from fapool.analysis.load import load
-from fapool.analysis.summary import by_layer, by_phase, by_rank, rounded
+from fapool.analysis.summary import by_layer, by_phase, by_rank, in_print, rounded
 from tests.synthetic import write_run
 
 
@@ -28,6 +28,24 @@ def test_phases_and_layers_sum_to_what_is_not_idle(parted):
     busy = ranks["wall_ms"] - ranks["idle_ms"]
     for table in (by_phase(parted), by_layer(parted)):
         assert table.groupby("rank")["ms"].sum().to_list() == pytest.approx(busy.to_list())
+
+
+@pytest.mark.parametrize("key", ["phase", "layer"])
+def test_phases_and_layers_in_print_sum_to_the_categories_in_print(parted, key):
+    found = in_print(parted, "decode", key).groupby(level="category").sum()
+    for row in by_rank(parted).to_dict("records"):
+        parts = [row[part.replace("_ns", "_ms")] for part in PARTS]
+        shown, _ = rounded(parts, row["wall_ms"])
+        for category, ms in zip(ORDER[:-1], shown, strict=False):
+            own = found[row["rank"]].get(category, 0.0)
+            assert round(1000 * own) == round(1000 * ms)
+
+
+def test_phases_in_print_stand_the_longest_first_and_layers_in_order(parted):
+    phases = in_print(parted, "decode", "phase")
+    assert phases.index[:2].tolist() == [("compute", "attend_partial"), ("compute", "ffn")]
+    layers = in_print(parted, "decode", "layer").loc["compute"]
+    assert layers.index.tolist() == [-1, 0, 1]
 
 
 def test_steps_of_every_kind_are_taken_when_none_is_named(parted):

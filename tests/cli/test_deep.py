@@ -45,7 +45,7 @@ def test_live_and_trace_stand_one_above_the_other_and_add_up(traced):
         *parts, wall = (round(1000 * float(number)) for number in numbers.split())
         assert sum(parts) == wall
     assert "live and trace differ by" in text
-    assert "host clock: a step takes" in text
+    assert "host clock: a median step takes" in text
 
 
 def test_a_run_without_traces_is_shown_as_before(profiles):

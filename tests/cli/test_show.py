@@ -1,6 +1,7 @@
 """What the terminal shows of runs."""
 
 import io
+import json
 import re
 
 import pytest
@@ -9,7 +10,7 @@ from rich.console import Console
 from fapool.analysis.metrics import DEFINITIONS
 from fapool.cli import show
 from fapool.errors import StoreError
-from fapool.spec import FAPool, Helix, Static
+from fapool.spec import FAPool, Helix, Static, Workload
 from fapool.store import Store
 from fapool.workload import requests_of, write_synthetic
 from tests.synthetic import small_spec, write_run
@@ -40,10 +41,27 @@ def test_a_finished_run_shows_its_metrics_with_definitions(profiles, console):
     assert "…" not in printed(console)
 
 
+def test_a_finished_run_shows_its_samples_with_intervals_and_what_to_doubt(profiles, console):
+    show.show(write_run(profiles, small_spec(repeats=3)), console)
+    text = printed(console)
+    assert "95 % intervals of the mean, over repeats" in text
+    for name, num in (("TPOT", "6 requests"), ("TTFT", "6 requests"), ("decode step", "9 steps")):
+        assert re.search(rf"^ {name} +{num} +\d\S+ +\S+ to \S+( +\d\S+){{3}} +[\d.]+%", text, re.M)
+    assert "p99 of 6 requests is little more than the largest" in text
+
+
 def test_a_run_that_failed_its_check_shows_no_metrics(profiles, console):
     show.show(write_run(profiles, passed=False), console)
     assert "no metrics" in printed(console)
     assert "tpot_mean" not in printed(console)
+
+
+def test_the_error_of_the_check_has_two_digits(profiles, console):
+    run = write_run(profiles)
+    check = {"passed": True, "error": 0.007263293170635157, "tolerance": 0.03}
+    (run.path / "correctness.json").write_text(json.dumps(check))
+    show.show(run, console)
+    assert "passed, error 0.0073 (tolerance 0.03)" in printed(console)
 
 
 def test_a_failed_run_shows_the_rank_and_its_last_lines(profiles, console):
@@ -87,6 +105,22 @@ def test_a_comparison_prints_ratios_and_writes_a_report(profiles, console):
     assert (profiles / "report.html").exists()
 
 
+def test_what_differs_beside_the_plan_is_said_before_all_else(profiles, console):
+    other = small_spec(workload=Workload(batch=2, context=90, output=4), device="cpu")
+    show.compare([write_run(profiles), write_run(profiles, other)], console=console)
+    first = printed(console).splitlines()[0]
+    assert first.startswith("more than the plan differs")
+    assert "workload.context 96 / 90" in first
+    assert "device auto / cpu" in first
+    assert "ran on GPU / CPU" in first
+
+
+def test_nothing_is_said_where_only_plans_differ(profiles, console):
+    runs = [write_run(profiles), write_run(profiles, small_spec(plan=Static(tp=4)))]
+    show.compare(runs, console=console)
+    assert "more than the plan" not in printed(console)
+
+
 def test_a_comparison_prints_what_changed_in_a_step_and_its_parts_add_up(profiles, console):
     spec = small_spec(repeats=3)
     show.compare([write_run(profiles, spec), write_run(profiles, spec, slow=1.5)], console=console)
@@ -100,6 +134,25 @@ def test_a_comparison_prints_what_changed_in_a_step_and_its_parts_add_up(profile
         assert sum(parts) == whole
     assert "…" not in text
     assert "all runs: p99 of 6 requests" in text
+
+
+def test_a_run_without_spans_says_so_and_has_no_breakdown(profiles, console):
+    bare = write_run(profiles, spans=False)
+    show.show(bare, console)
+    assert "no spans were recorded (capture.spans: false): no breakdown" in printed(console)
+    assert not re.search("= wall|waits for|critical path of", printed(console))
+    assert re.search(r"utilisation_base +% +–", printed(console))
+    show.compare([write_run(profiles), bare], console=console)
+    assert f"{bare.name}: no spans were recorded" in printed(console)
+    assert "= step" not in printed(console)
+
+
+def test_what_sampling_outweighs_is_told_above_the_phases_that_it_is_true_of(profiles, console):
+    runs = [write_run(profiles, sample_every=2, slow=slow) for slow in (1, 1.01)]
+    show.compare(runs, console=console)
+    text = printed(console)
+    assert text.index("beware: sampling adds 0.09 ms") < text.index("= step")
+    assert "mean ms per sampled decode step of a base rank" in text
 
 
 def test_a_metric_has_its_interval_and_p_where_there_are_repeats(profiles, console):
@@ -168,7 +221,7 @@ def test_a_pools_step_borders_are_explained_where_there_is_a_pool(profiles, cons
 
 def test_a_run_of_sampled_steps_says_which_share_and_what_sampling_took(profiles, console):
     show.show(write_run(profiles, sample_every=2), console)
-    assert "1 in 2 decode steps sampled; sampled steps " in printed(console)
+    assert "1 in 2 decode steps sampled; median of sampled steps " in printed(console)
 
 
 def test_figures_of_many_runs_are_not_cut_but_stand_in_a_second_table(profiles, console):
@@ -195,7 +248,7 @@ def test_a_run_says_who_waited_for_whom_and_what_made_its_steps_so_long(profiles
     show.show(write_run(profiles), console)
     text = printed(console)
     assert "rank 1 waits 0.844 ms per decode step for rank 3" in text
-    assert "critical path of a decode step, 2.242 ms: rank 3 attend_partial 38%" in text
+    assert "critical path of a decode step, mean 2.242 ms: rank 3 attend_partial 38%" in text
 
 
 def test_a_run_without_an_environment_is_shown_with_all_else_that_it_left(profiles, console):

@@ -1,4 +1,4 @@
-"""A bar a phase, sorted; intervals as lines; what may be chance is pale."""
+"""A bar a phase, sorted; intervals as lines; what may be chance is thin."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from matplotlib.colors import to_hex
 
 from fapool.analysis.comparison.changes import changes, folded
 from fapool.analysis.study import studies
-from fapool.figures.changes import step_changes
+from fapool.figures.changes import OTHERS, THICK, THIN, step_changes
 from fapool.figures.style import COLOURS
 from fapool.spec import Workload
 from tests.synthetic import small_spec, write_run
@@ -44,21 +44,25 @@ def test_lines_are_the_intervals(change):
     assert lines[-1, :, 0] == pytest.approx([change.step["low_ms"], change.step["high_ms"]])
 
 
-def test_what_may_be_chance_is_pale_and_the_colour_is_the_categorys(change):
+def test_what_may_be_chance_is_thin_and_the_colour_is_the_categorys(change):
     (axes,) = step_changes(change, title="t").axes
     parts = folded(change)
     assert (parts["p"] < 0.05).any()
     assert not (parts["p"] < 0.05).all()
     for patch, (_, row) in zip(axes.patches, parts.iterrows(), strict=False):
-        assert (patch.get_alpha() == 0.3) == (not row["p"] < 0.05)
+        assert patch.get_height() == pytest.approx(THICK if row["p"] < 0.05 else THIN)
+        assert to_hex(patch.get_facecolor()) == COLOURS.get(row["category"], OTHERS)
     colour = to_hex(axes.patches[0].get_facecolor())
     assert colour == COLOURS[parts.loc[0, "category"]]
 
 
-def test_single_runs_have_no_filled_bar_and_a_legend_and_an_axis_that_say_so(within):
+def test_single_runs_have_no_thick_bar_and_an_axis_that_says_so(within):
     figure = step_changes(within, title="t")
     (axes,) = figure.axes
-    assert {patch.get_alpha() for patch in axes.patches} == {0.3}
-    assert {patch.get_alpha() for patch in figure.legends[0].get_patches()} == {0.3}
+    assert [patch.get_height() for patch in axes.patches] == pytest.approx(
+        [THIN] * len(axes.patches)
+    )
+    drawn = {to_hex(patch.get_facecolor()) for patch in axes.patches}
+    assert {to_hex(patch.get_facecolor()) for patch in figure.legends[0].get_patches()} <= drawn
     assert "within these runs" in axes.get_xlabel()
     assert "p ≥" not in axes.get_xlabel()

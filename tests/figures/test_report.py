@@ -9,8 +9,11 @@ from fapool.analysis.metrics import DEFINITIONS
 from fapool.errors import StoreError
 from fapool.figures import changed, report
 from fapool.figures.report import number, write_report
+from fapool.phases import Category
 from fapool.spec import Static, Workload
 from tests.synthetic import small_spec, write_run
+
+CATEGORIES = [category.value for category in Category][:-1]  # idle has no phase
 
 
 class Page(HTMLParser):
@@ -70,6 +73,26 @@ def test_every_row_of_a_breakdown_adds_up_as_printed(source):
     assert len(rows) == 2 * (4 + 2)  # decode and prefill
     for _, _, *parts, wall, _ in rows:
         assert sum(round(float(part) * 1000) for part in parts) == round(float(wall) * 1000)
+
+
+def test_samples_of_each_run_stand_with_mean_percentiles_and_spread(source):
+    rows = [row for row in Page(of_metrics(source)).rows if row[1:2] == ["TPOT"]]
+    assert [row[0] for row in rows] == ["FAPool(2,2)", "Static(2,1)"]
+    assert all(row[2] == "4 requests" and row[-2].endswith("%") for row in rows)
+
+
+def test_phases_of_a_rank_sum_to_its_categories_as_printed(source):
+    rows = Page(source).rows
+    heads = [at for at, row in enumerate(rows) if row[:2] == ["counts as", "phase"]]
+    tables = [at for at, row in enumerate(rows) if row[:1] == ["rank"] and "= wall" in row]
+    assert len(heads) == len(tables) == 4  # two runs, decode and prefill
+    for head, table in zip(heads, tables, strict=True):
+        end = next(at for at in range(head + 1, len(rows)) if rows[at][0] not in CATEGORIES)
+        for column, name in enumerate(rows[head][2:]):
+            (whole,) = [row for row in rows[table:head] if row[0] == name]
+            for part, category in zip(whole[2:6], CATEGORIES, strict=True):
+                own = [row[2 + column] for row in rows[head + 1 : end] if row[0] == category]
+                assert sum(round(float(ms) * 1e3) for ms in own) == round(float(part) * 1e3)
 
 
 def test_every_metric_stands_with_its_definition(source):
@@ -217,10 +240,27 @@ def test_a_run_without_warm_up_says_so(tmp_path, warmup, sentence):
 def test_a_run_of_sampled_steps_says_which_share_and_what_sampling_took(tmp_path, source):
     page = write_report([write_run(tmp_path, sample_every=2)], tmp_path / "r.html").read_text()
     assert re.search(
-        r"1 in 2 decode steps sampled; sampled steps [\d.]+ ms, others [\d.]+ ms", page
+        r"1 in 2 decode steps sampled; median of sampled steps [\d.]+ ms, of others [\d.]+ ms", page
     )
     assert "spans were timed by host clock." in page
     assert "decode steps sampled" not in source
+
+
+def test_a_run_without_spans_and_memory_has_a_report_of_all_else(tmp_path):
+    runs = [write_run(tmp_path), write_run(tmp_path, spans=False, memory=False)]
+    page = write_report(runs, tmp_path / "r.html").read_text()
+    assert page.count("No spans were recorded (capture.spans: false): no breakdown") == 1
+    assert f"{runs[1].name}: no spans were recorded" in page
+    assert "= step" not in page
+    assert f"{runs[1].name}: where" not in page
+
+
+@pytest.mark.usefixtures("words_alone")
+def test_what_sampling_outweighs_is_told_above_the_phases_that_it_is_true_of(tmp_path):
+    runs = [write_run(tmp_path, sample_every=2, slow=slow) for slow in (1, 1.01)]
+    page = write_report(runs, tmp_path / "r.html").read_text().partition("<h2>What changed")[2]
+    assert "Beware: sampling adds 0.09 ms to a step of A" in page
+    assert page.index("Beware") < page.index("Mean ms per sampled decode step of a base rank")
 
 
 def test_step_borders_are_told_to_be_each_ranks_own(source):

@@ -54,7 +54,31 @@ def test_of_spans_on_one_place_only_the_one_on_top_is_named():
     columns = ["role", "rank", "category", "phase", "layer", "start_us", "end_us"]
     (axes,) = step_timeline(pd.DataFrame(spans, columns=columns), title="t").axes
     named = [(text.get_text(), *text.get_position()) for text in axes.texts]
-    assert named == [("ffn", 195.0, 0), ("ffn", 700.0, 0), ("attend_partial", 250.0, 1)]
+    alone = ("wait_partials", 345.0, 0)  # past the end of what is computed meanwhile
+    assert named == [("ffn", 195.0, 0), ("ffn", 700.0, 0), ("attend_partial", 250.0, 1), alone]
+
+
+def test_a_name_stands_where_no_other_bar_lies_on_its_span():
+    spans = [
+        ("pool", 0, "synchronization", "device_sync", 0, 0.0, 600.0),
+        ("pool", 0, "compute", "attend_partial", 0, 350.0, 450.0),
+        ("pool", 0, "compute", "ffn", 0, 950.0, 1000.0),
+    ]
+    columns = ["role", "rank", "category", "phase", "layer", "start_us", "end_us"]
+    (axes,) = step_timeline(pd.DataFrame(spans, columns=columns), title="t").axes
+    named = {text.get_text(): text.get_position() for text in axes.texts}
+    assert named["device_sync"] == (175.0, 0)
+    assert "attend_partial" not in named
+
+
+def test_a_wait_for_others_is_named_before_one_for_its_own_device():
+    spans = [
+        ("pool", 0, "synchronization", "device_sync", 0, 0.0, 1000.0),
+        ("pool", 0, "synchronization", "wait_query", 0, 100.0, 900.0),
+    ]
+    columns = ["role", "rank", "category", "phase", "layer", "start_us", "end_us"]
+    (axes,) = step_timeline(pd.DataFrame(spans, columns=columns), title="t").axes
+    assert [text.get_text() for text in axes.texts] == ["wait_query"]
 
 
 def test_the_critical_path_is_a_strip_beneath_the_ranks_that_it_is_on(tmp_path):

@@ -7,13 +7,15 @@ that did the same work in both runs are compared in pairs, unless there are repe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
+from fapool.analysis.comparison.disturbance import disturbance
 from fapool.analysis.comparison.pairs import same_work
 from fapool.analysis.kinds import usual
+from fapool.analysis.sampled import Sampling
 from fapool.analysis.statistics.sample import LEAST_UNITS, unit_values
 from fapool.analysis.statistics.significance import Contrast, contrast, holm, paired
 from fapool.analysis.statistics.units import REPEAT, blocks_of
@@ -36,6 +38,8 @@ class Change:
     high_ms (95 % interval of the change), p (Holm over the parts). Idle has no phase (""). `step`:
     the same of the whole step; its p is by itself. `units`: of what the intervals speak. Where
     these are not repeats, intervals speak of these two executions alone and there is no p (NaN).
+    `sampled`: whether these are sampled steps, in either run. `disturbance`: a warning that what
+    sampling adds is not small against what changed; then nothing has a p.
 
     Invariant: the parts sum to the step, in a, in b and in what changed.
     """
@@ -45,6 +49,18 @@ class Change:
     parts: pd.DataFrame
     step: pd.Series
     units: str
+    sampled: bool = False
+    disturbance: str = ""
+
+    @property
+    def noun(self) -> str:
+        """`sampled decode step`: of what the parts are."""
+        return f"{'sampled ' if self.sampled else ''}{self.kind} step"
+
+    @property
+    def tested(self) -> bool:
+        """Whether parts and step have a p."""
+        return not self.within and not self.disturbance
 
     @property
     def within(self) -> bool:
@@ -88,15 +104,20 @@ class _Side:
 def changes(a: Study, b: Study, kind: str | None = None) -> list[Change]:
     """What changed from `a` to `b`, per role that both have.
 
-    `kind` None takes decode steps, or prefill steps where a run has no decode steps.
+    `kind` None takes decode steps, or prefill steps where a run has no decode steps. Nothing where
+    a run has no spans: its steps have no parts.
     """
+    if not (a.has_spans and b.has_spans):
+        return []
     kind = kind or usual(a.parted.steps, b.parted.steps)
     alike = same_work(a.tables, b.tables)
+    samplings = (a.sampling, b.sampling) if kind == "decode" else (None, None)
     found = []
     for role in Role:
         sides = [_side(study, role, kind) for study in (a, b)]
         if all(sides):
-            found.append(_change(role, kind, *sides, alike=alike))
+            change = _change(role, kind, *sides, alike=alike)
+            found.append(_with_sampling(change, samplings))
     return found
 
 
@@ -132,6 +153,14 @@ def _change(role: Role, kind: str, a: _Side, b: _Side, *, alike: bool) -> Change
         step=pd.Series(_row(a, b, None, against), COLUMNS),
         units=units,
     )
+
+
+def _with_sampling(change: Change, samplings: tuple[Sampling | None, Sampling | None]) -> Change:
+    sampled, said = any(samplings), disturbance(change.step, samplings)
+    if not said:
+        return replace(change, sampled=sampled)
+    parts, step = change.parts.assign(p=np.nan), pd.Series({**change.step, "p": np.nan})
+    return replace(change, parts=parts, step=step, sampled=sampled, disturbance=said)
 
 
 def _in_pairs(a: _Side, b: _Side, alike: bool) -> bool:

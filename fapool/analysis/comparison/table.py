@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from fapool.analysis.comparison.pairs import differences as differences_in_pairs
+from fapool.analysis.measured import devices
 from fapool.analysis.metrics import DEFINITIONS, UNRATED
 from fapool.analysis.statistics.significance import contrast, paired
 from fapool.analysis.statistics.units import REPEAT, units
@@ -103,6 +104,14 @@ def differences(*specs: RunSpec) -> dict[str, list[Any]]:
     fields = dict.fromkeys(field for values in flat for field in values)
     rows = {field: [values.get(field) for values in flat] for field in fields}
     return {field: row for field, row in rows.items() if any(value != row[0] for value in row)}
+
+
+def beside_plan(found: Sequence[Study]) -> dict[str, list[Any]]:
+    """What differs beside the plan: fields as of `differences`, and `ran on` where devices do."""
+    fields = differences(*(study.run.spec for study in found))
+    other = {field: row for field, row in fields.items() if not field.startswith("plan.")}
+    ran_on = [devices(study) for study in found]
+    return other | ({"ran on": ran_on} if len(set(ran_on)) > 1 else {})
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

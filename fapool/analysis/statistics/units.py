@@ -142,12 +142,12 @@ def _tpot(study: Study) -> dict[str, tuple[Floats, str]]:
     return {name: (relative * (study.metrics[name] or np.nan), blocks.words()) for name in OF_TPOT}
 
 
-def scope(units: str) -> str:
-    """What 95 % intervals over `units` speak of, and why nothing has a p, in words."""
-    if units == REPEAT:
+def scope(*units: str) -> str:
+    """What 95 % intervals over `units` speak of, in words; nothing has a p but over repeats."""
+    if set(units) == {REPEAT}:
         return "95 % intervals over repeats"
-    least = sample.LEAST_UNITS
-    return f"95 % intervals within these runs, over {units}; no p from fewer than {least} repeats"
+    one = units[0] if len(set(units)) == 1 else "blocks of steps"
+    return f"95 % intervals within these runs, over {one}"
 
 
 def step_weights(tables: Tables) -> tuple[pd.DataFrame, Floats]:

@@ -39,7 +39,7 @@ class Critical:
             f"rank {row.rank} {row.phase or 'nothing recorded'} {row.ms / self.wall_ms:.0%}"
             for row in rows
         ]
-        said = f"critical path of a {kind} step, {self.wall_ms:.3f} ms: {', '.join(shares)}"
+        said = f"critical path of a {kind} step, mean {self.wall_ms:.3f} ms: {', '.join(shares)}"
         less = [
             f"{row.phase} {row.ms:.3f} ms"
             for row in self.without.head(top).itertuples()

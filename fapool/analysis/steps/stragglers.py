@@ -17,10 +17,17 @@ from fapool.analysis.intervals import Times
 from fapool.analysis.kinds import of_kind
 from fapool.analysis.lanes import Key, Lane, lanes
 from fapool.analysis.load import STEP_KEYS, Tables
-from fapool.phases import Category
+from fapool.phases import Category, Phase
 
 UNKNOWN = "nothing recorded"
 _WAITING = ORDER.index(Category.SYNCHRONIZATION)
+WAITS = frozenset(
+    phase.value
+    for phase in Phase
+    if phase.category is Category.SYNCHRONIZATION or phase.startswith("wait_")
+)
+"""Phases in which a rank waits itself: no cause of another's wait."""
+
 KEYS = ["rank", "awaited", "phase", "busy_with"]
 
 
@@ -63,13 +70,17 @@ def stragglers(rows: pd.DataFrame, parted: Breakdown, kind: str | None = "decode
 
 def sentences(rows: pd.DataFrame, kind: str = "decode", top: int = 3) -> list[str]:
     """The longest rows of `stragglers` in words, of ranks that did not wait themselves, if any."""
-    causes = rows[~rows["busy_with"].str.startswith("wait_")]
+    causes = rows[~rows["busy_with"].isin(WAITS)]
     chosen = (causes if len(causes) else rows).head(top)
     return [
         f"rank {row.rank} waits {row.ms:.3f} ms per {kind} step for rank {row.awaited} "
-        f"({row.phase}; busy with {row.busy_with})"
+        f"({row.phase}; {_meanwhile(row.busy_with)})"
         for row in chosen.itertuples()
     ]
+
+
+def _meanwhile(busy_with: str) -> str:
+    return f"itself waiting in {busy_with}" if busy_with in WAITS else f"busy with {busy_with}"
 
 
 def _of_rank(

@@ -8,7 +8,7 @@ import pytest
 
 from fapool.analysis.metrics import metrics, per_repeat, per_request
 from fapool.analysis.statistics.significance import contrast
-from fapool.analysis.statistics.units import blocks_of, decode_steps, step_weights, units
+from fapool.analysis.statistics.units import blocks_of, decode_steps, scope, step_weights, units
 from fapool.analysis.study import Study, study
 from fapool.phases import ENERGY
 from fapool.spec import Static, TraceWorkload, Workload
@@ -134,3 +134,10 @@ def test_blocks_do_not_reach_over_the_end_of_a_repeat(tmp_path):
 def test_outputs_of_one_token_have_no_tpot_and_no_units_of_it(tmp_path):
     spec = small_spec(repeats=1, workload=Workload(batch=2, context=96, output=1))
     assert units(study(write_run(tmp_path, spec))) == {}
+
+
+def test_what_intervals_speak_of_is_one_short_sentence():
+    assert scope("repeat", "repeat") == "95 % intervals over repeats"
+    pairs = [f"pairs of blocks of {number} decode steps" for number in (3, 4)]
+    assert scope(*pairs) == "95 % intervals within these runs, over blocks of steps"
+    assert scope(pairs[0]) == f"95 % intervals within these runs, over {pairs[0]}"

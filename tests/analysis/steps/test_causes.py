@@ -17,7 +17,9 @@ def test_waits_come_before_the_critical_path_and_what_it_would_be_without(tmp_pa
     said = causes(study(write_run(tmp_path))).words()
     assert len(said) == 5
     assert all(" waits " in line for line in said[:3])
-    assert said[3].startswith("critical path of a decode step, 2.242 ms: rank 3 attend_partial 38%")
+    assert said[3].startswith(
+        "critical path of a decode step, mean 2.242 ms: rank 3 attend_partial 38%"
+    )
     assert said[4].startswith("it would take without attend_partial 1.399 ms")
 
 

@@ -2,6 +2,7 @@
 
 import collections
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 
@@ -99,6 +100,15 @@ def test_sentences_name_causes_before_those_who_waited_themselves(tmp_path):
     parted = breakdown(tables)
     found = stragglers(waits(tables, parted), parted)
     assert all("wait_" not in said.partition("busy with")[2] for said in sentences(found))
+
+
+def test_a_rank_that_waited_itself_is_not_called_busy():
+    row = {"rank": 0, "awaited": 1, "phase": "wait_query", "ms": 0.5, "exchanges": 1.0}
+    rows = pd.DataFrame([row | {"busy_with": name} for name in ("step_barrier", "ffn")])
+    assert sentences(rows) == [
+        "rank 0 waits 0.500 ms per decode step for rank 1 (wait_query; busy with ffn)"
+    ]
+    assert sentences(rows[:1])[0].endswith("(wait_query; itself waiting in step_barrier)")
 
 
 def test_sampled_steps_count_their_own_waits_alone(tmp_path):
