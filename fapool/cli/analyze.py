@@ -17,6 +17,7 @@ from fapool.analysis import summary
 from fapool.analysis.activities.breakdown import HIDDEN, PARTS, Traced, break_down
 from fapool.analysis.clocks import shifts_of, words_of_traces
 from fapool.cli.deep import print_spans
+from fapool.cli.tables import mean_of
 from fapool.errors import SpecError, StoreError
 from fapool.store import Run
 from fapool.traces import Reading, TraceFolder
@@ -122,8 +123,7 @@ def _chosen(steps: pd.DataFrame, step: int | None) -> pd.DataFrame:
 
 def _breakdown(steps: pd.DataFrame, method: str, step: int | None) -> Table:
     """One row per rank: the mean of its steps, in ms; the parts as printed sum to the wall."""
-    many = steps.groupby("rank").size().max()
-    of = f"step {step}" if step is not None else f"mean of {many} steps" if many > 1 else "whole"
+    of = f"step {step}" if step is not None else _of_steps(steps)
     table = Table(
         title=f"ms per step, {of}, from {method}", box=SIMPLE_HEAD, pad_edge=False,
         collapse_padding=True, title_justify="left",
@@ -137,6 +137,10 @@ def _breakdown(steps: pd.DataFrame, method: str, step: int | None) -> Table:
         cells = [f"{value:.3f}" for value in (*shown, wall, row["hidden_ns"])]
         table.add_row(str(rank), *cells)
     return table
+
+
+def _of_steps(steps: pd.DataFrame) -> str:
+    return "whole" if (steps["step"] < 0).all() else mean_of(steps)
 
 
 def _told(parted: Traced) -> list[str]:

@@ -15,6 +15,7 @@ from fapool.cli.deep import print_traced
 from fapool.cli.show import show
 from fapool.store import Run, Store
 from fapool.traces import read_folder
+from tests.analysis.activities.test_cut import cut
 from tests.analysis.made_traces import Made
 from tests.synthetic import write_run
 from tests.test_rank import make_spec, run
@@ -129,3 +130,18 @@ def test_a_run_of_graphs_says_who_waits_for_whom_and_how_live_and_trace_agree():
     (worst,) = re.findall(r"live and trace differ by (\d\.\d\d) ?% of a step at most", text)
     assert float(worst) < 3
     assert "replays that were of graphs with events: 4 of 8 on rank 0, 4 of 8 on rank 1" in text
+
+
+@pytest.mark.parametrize(("share", "compared"), [(0.85, True), (0.08, False)])
+def test_steps_of_a_trace_that_was_cut_off_are_not_held_against_the_live_level(
+    tmp_path, share, compared
+):
+    shutil.copytree(GRAPHS, tmp_path, dirs_exist_ok=True)
+    cut(tmp_path / "trace", share)
+    text = printed(show, Run(tmp_path))
+    assert "left out, as are any after them: other ranks' waits for it" in text
+    assert ("live and trace are not compared" in text) != compared
+    worst = re.findall(r"live and trace differ by (\d+\.\d\d) ?% of a step at most", text)
+    assert all(float(one) < 3 for one in worst)
+    assert len(worst) == compared
+    assert ("traced decode steps that are not compared: 1" in text) == compared

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fapool.analysis import intervals
+from fapool.analysis.activities import cut
 from fapool.analysis.activities.kernels import Kernels, column
 from fapool.analysis.activities.rendezvous import Meetings
 from fapool.analysis.activities.steps import Steps
@@ -21,7 +22,10 @@ HOST_ONLY = (
 def of_rank(trace: Trace, kernels: Kernels, host: Steps, steps: Steps) -> list[str]:
     """Of one rank, what its file's reader found first."""
     found = list(trace.notes)
-    if not len(kernels.start_ns):
+    left = len(host.number) - len(steps.number) if len(host.number) else 0
+    if left:
+        found.append(cut.note(left, len(host.number)))
+    if not len(kernels.start_ns) and not left:
         told = trace.ops.num_rows or trace.collectives.num_rows
         found.append(HOST_ONLY if told else "neither kernels nor operators: nothing to break down")
     if not len(host.number) and len(steps.number):
@@ -31,7 +35,7 @@ def of_rank(trace: Trace, kernels: Kernels, host: Steps, steps: Steps) -> list[s
     devices = np.unique(column(trace.kernels, "device"))
     if len(devices) > 1:
         found.append(f"{len(devices)} devices: a part is where any of them does that")
-    if outside := _outside_ns(kernels, steps):
+    if not left and (outside := _outside_ns(kernels, steps)):
         found.append(f"{outside / 1e6:.3f} ms of activity lies before or after its steps")
     return found
 

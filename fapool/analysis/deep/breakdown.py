@@ -33,7 +33,7 @@ from fapool.traces.schema import Trace
 
 @dataclass(frozen=True, kw_only=True)
 class Deep:
-    """What the traces of one run say.
+    """What the traces of one run say of their whole steps: see `activities.cut`.
 
     `parted`: by kernels; `reached`: the same time as the live level counts it, where a span reaches
     from the end of the device's last work to the end of its own, so that gaps between kernels are
@@ -76,8 +76,33 @@ def deep(
     to get rank 0's; 0 where it is not known.
 
     Raises:
-        StoreError: no trace holds a profiler step.
+        StoreError: no trace holds a profiler step, or a whole one.
     """
+    all_rows, steps, notes = _each_rank(traces, known, shift_ns)
+    notes += _missing(traces)
+    if not steps:
+        raise StoreError("; ".join(notes) or "there is no trace")
+    borders = pd.concat(steps, ignore_index=True)
+    whole = borders.pop("whole")
+    if not whole.any():
+        raise StoreError("; ".join(notes))
+    borders = borders[whole].reset_index(drop=True)
+    kernels = pd.concat([rows.kernels for rows in all_rows], ignore_index=True)
+    return Deep(
+        parted=_parted([rows.counted for rows in all_rows], borders),
+        reached=_parted([rows.reached for rows in all_rows], borders),
+        kernels=kernels,
+        unattributed=_unattributed(kernels),
+        disagreements=names.disagreements(kernels[kernels["why"] == ""]),
+        replays=_replays(kernels),
+        notes=notes,
+    )
+
+
+def _each_rank(
+    traces: Sequence[Trace], known: pd.DataFrame | None, shift_ns: Mapping[int, int]
+) -> tuple[list[Rows], list[pd.DataFrame], list[str]]:
+    """Rows, steps and notes of every rank that has steps."""
     all_rows, steps, notes = [], [], []
     for trace in traces:
         graphs, said = read_graphs(trace.path.parent, trace.rank)
@@ -90,20 +115,7 @@ def deep(
         notes += [f"rank {trace.rank}: {note}" for note in more]
         all_rows.append(rows)
         steps.append(own_steps)
-    notes += _missing(traces)
-    if not steps:
-        raise StoreError("; ".join(notes) or "there is no trace")
-    borders = pd.concat(steps, ignore_index=True)
-    kernels = pd.concat([rows.kernels for rows in all_rows], ignore_index=True)
-    return Deep(
-        parted=_parted([rows.counted for rows in all_rows], borders),
-        reached=_parted([rows.reached for rows in all_rows], borders),
-        kernels=kernels,
-        unattributed=_unattributed(kernels),
-        disagreements=names.disagreements(kernels[kernels["why"] == ""]),
-        replays=_replays(kernels),
-        notes=notes,
-    )
+    return all_rows, steps, notes
 
 
 def one_rank(

@@ -77,9 +77,11 @@ def stretched(kernels: pd.DataFrame, spans: pd.DataFrame) -> pd.DataFrame:
 
     The first kernel of a span that the host launches begins no earlier than the host's span, the
     first of a replay where it began. What a graph holds between two spans counts to the second;
-    other kernels without a span are left out, for the live level does not see them.
+    other kernels without a span are left out, for the live level does not see them. Where the
+    launch is not known, nobody knows what comes after it.
     """
     rows = serial(kernels).sort_values("order", kind="stable")
+    rows = rows[rows["launch_ns"] >= 0]
     start, end = (rows[name].to_numpy(np.int64) for name in ("start_ns", "end_ns"))
     reach = np.r_[np.iinfo(np.int64).min, np.maximum.accumulate(end)[:-1]][: len(end)]
     of_graph, span = rows["graph"].to_numpy() >= 0, rows["span"].to_numpy()

@@ -342,3 +342,16 @@ def test_a_wait_for_several_senders_is_synchronization_until_the_last(tmp_path, 
         assert base["communication_ns"] == 100 - max(arrivals)
         assert base["synchronization_ns"] == max(arrivals) - 10
         assert (parted.exchanges, parted.unmatched) == (len(arrivals), 0)
+
+
+def test_a_kernel_whose_launch_is_lost_does_not_hold_up_those_before_it(tmp_path):
+    made = Made()
+    made.step(0, 0, 100)
+    made.span("ffn", 5, 30)
+    made.launch(6, 6)
+    made.launch(16, 16)
+    made.kernel("first", 10, 20, 6)
+    made.kernel("second", 25, 40, 16)
+    made.kernel("lost", 60, 70, 99)
+    (row,) = deep([made.read(tmp_path)]).reached.steps.to_dict("records")
+    assert row["compute_ns"] == 40 - 5  # "second" reaches to the end of "first"
