@@ -24,7 +24,9 @@ MEANINGS = {
     "trace": "trace: the same spans by the trace",
     "kernels": "kernels: by kernels alone, gaps are idle",
 }
-NOT_COMPARED = "live and trace are not compared: no traced decode step is whole on all ranks"
+NOT_COMPARED = (
+    "live and trace are not compared: no traced decode step is whole, with its spans, on all ranks"
+)
 MOST = 5
 """Lines of a list that may be long."""
 
@@ -43,10 +45,11 @@ def print_traced(run: Run, console: Console, folder: TraceFolder | None = None) 
         return
     if found is None:
         return
+    _print_lost(found.found, console)
     if found.depths is None or found.depths.rows.empty:
         if found.depths is not None and found.depths.lacking:
             console.print(Text(NOT_COMPARED, "yellow"), soft_wrap=True)
-        print_deep(found.found, console)
+        _print_kinds(found.found, console)
         return
     levels = _levels(found.depths)
     console.print(_side_by_side(found.depths, levels))
@@ -85,10 +88,20 @@ def _deep(found: TraceFolder, run: Run | None) -> Deep:
 def print_deep(found: Deep, console: Console, step: int | None = None) -> None:
     """The breakdown by kernels of traces that nothing live stands beside."""
     found = found if step is None else found.of_step(step)
+    _print_lost(found, console)
+    _print_kinds(found, console, step)
+
+
+def _print_kinds(found: Deep, console: Console, step: int | None = None) -> None:
     for kind, own in found.parted.steps.groupby("kind", sort=False):
         of = f"step {step}" if step is not None else mean_of(own, "traced")
         console.print(_by_kernels(own, f"by spans and kernels: ms per {kind}, {of}"))
     _print_doubts(found, console)
+
+
+def _print_lost(found: Deep, console: Console) -> None:
+    for line in found.lost:
+        console.print(Text(line, "bold red"), soft_wrap=True)
 
 
 def _print_plain(found: Deep, depths: Depths, console: Console) -> None:
@@ -147,7 +160,7 @@ def _agreement(depths: Depths) -> list[str]:
     lines = [f"live and trace differ by {depths.worst:.2%} of a step at most"]
     if depths.lacking:
         also = f"traced decode steps that are not compared: {len(depths.lacking)}"
-        lines.append(f"{also}: a rank's trace does not have them whole")
+        lines.append(f"{also}: a rank's trace does not have them whole, with their spans")
     for row in depths.lengths.dropna().itertuples():
         lines.append(
             f"rank {row.rank}, {row.method}: a step takes {row.traced_ms:#.3g} ms while it is "

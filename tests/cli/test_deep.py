@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from fapool.analysis.deep.attribution import NO_GRAPH
 from fapool.analysis.deep.breakdown import deep
 from fapool.cli.analyze import analyze
 from fapool.cli.deep import print_traced
@@ -145,3 +146,32 @@ def test_steps_of_a_trace_that_was_cut_off_are_not_held_against_the_live_level(
     assert all(float(one) < 3 for one in worst)
     assert len(worst) == compared
     assert ("traced decode steps that are not compared: 1" in text) == compared
+
+
+def test_lost_lists_of_graphs_are_said_first_and_their_kernels_count_by_name(tmp_path):
+    shutil.copytree(GRAPHS, tmp_path, dirs_exist_ok=True)
+    for path in (tmp_path / "trace").glob("graphs.*"):
+        path.unlink()
+    text = printed(show, Run(tmp_path))
+    said = text[text.index("kernels, ") - 40 :]
+    assert "no list of their nodes in graphs.1.jsonl beside its trace" in said.replace("\n", " ")
+    assert "live and trace differ" not in text
+    assert "replays that were of graphs with events" not in text
+    assert said.index("are of graphs that are not known") < said.index("are not compared")
+    assert said.index("are not compared") < said.index("by spans and kernels: ms per decode")
+    found = deep(read_folder(tmp_path / "trace").traces)
+    lost = found.kernels[found.kernels["why"] == NO_GRAPH]
+    talks = lost[lost["category"] == "communication"]
+    assert set(talks["name"]) == {"ask", "answer", "collect", "queries"} & set(lost["name"])
+    assert (found.parted.steps["communication_ns"] > 0).all()
+
+
+def test_steps_whose_graphs_are_known_are_still_compared(tmp_path):
+    shutil.copytree(GRAPHS, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "trace" / "graphs.1.jsonl"
+    graphs = [json.loads(line) for line in path.read_text().splitlines()]
+    kept = [graph for graph in graphs if not graph["sampled"]]
+    path.write_text("".join(json.dumps(graph) + "\n" for graph in kept))
+    text = printed(show, Run(tmp_path))
+    assert "live and trace are not compared" in text  # sampled steps alone have live spans
+    assert len(re.findall(r"rank \d: [\d,]+ of [\d,]+ kernels, .* are of graphs", text)) == 1

@@ -25,6 +25,7 @@ from fapool.analysis.breakdown import Breakdown, part
 from fapool.analysis.deep import names
 from fapool.analysis.deep.attribution import attribute
 from fapool.analysis.deep.events import Rows, rank_events
+from fapool.analysis.deep.lost import of_lost_graphs, said_of
 from fapool.analysis.deep.steps import traced_steps
 from fapool.errors import StoreError
 from fapool.traces.graphs import Graph, read_graphs
@@ -40,7 +41,7 @@ class Deep:
     inside it. `kernels`: every device activity with rank, step (-1 outside), phase, category, layer
     and why it has no span. `unattributed`: those without, by rank, name and reason: count and ns.
     `disagreements`: see `names.disagreements`. `replays`: by rank and step, how many replays and
-    how many of them of graphs with events.
+    how many of them of graphs with events; those of graphs that are not known are not there.
     """
 
     parted: Breakdown
@@ -50,6 +51,11 @@ class Deep:
     disagreements: pd.DataFrame
     replays: pd.DataFrame
     notes: list[str]
+
+    @property
+    def lost(self) -> list[str]:
+        """What is said first where kernels of graphs have no spans, by rank."""
+        return said_of(self.kernels)
 
     def of_step(self, step: int) -> Deep:
         """The same, of one step; its partitions say of whole traces what was not matched."""
@@ -168,6 +174,7 @@ def _unattributed(kernels: pd.DataFrame) -> pd.DataFrame:
 
 
 def _replays(kernels: pd.DataFrame) -> pd.DataFrame:
-    own = kernels[kernels["graph"] >= 0].drop_duplicates(["rank", "correlation"])
+    known = (kernels["graph"] >= 0) & ~of_lost_graphs(kernels)
+    own = kernels[known].drop_duplicates(["rank", "correlation"])
     found = own.assign(replays=1).groupby(["rank", "step"], as_index=False)
     return found.agg({"replays": "sum", "sampled": "sum"})

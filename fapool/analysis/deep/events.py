@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fapool.analysis.activities.kernels import COMMUNICATION, sort_out
 from fapool.analysis.deep.attribution import SPAN_COLUMNS, Attributed
+from fapool.analysis.deep.names import FUSED
 from fapool.analysis.deep.posts import adopted
 from fapool.analysis.deep.steps import on_device
 from fapool.phases import TRACED, Category
@@ -18,7 +19,8 @@ from fapool.traces.schema import Trace
 Ints = NDArray[np.int64]
 
 NO_SPAN = "no span"
-"""Phase of a kernel that no span launched; it counts as a trace without spans would count it."""
+"""Phase of a kernel that no span launched; it counts as a trace without spans would count it, or
+as communication where it is a kernel of ours that exchanges."""
 
 HOST = (Category.MANAGEMENT, Category.SYNCHRONIZATION)
 COLUMNS = ["repeat", "rank", "instance", "phase", "category", "layer", "channel", "sequence"]
@@ -127,7 +129,7 @@ def _labelled(trace: Trace, kernels: pd.DataFrame, spans: pd.DataFrame) -> pd.Da
         blank = {"phase": NO_SPAN, "channel": "", "category": ""}.get(name, -1)
         kernels[label] = np.full(len(kernels), blank, object if blank != -1 else np.int64)
         kernels.loc[~none, label] = column[span[~none]]
-    talks = sort_out(trace).use == COMMUNICATION
+    talks = (sort_out(trace).use == COMMUNICATION) | kernels["name"].isin(FUSED).to_numpy()
     stand_in = np.where(talks, Category.COMMUNICATION.value, Category.COMPUTE.value)
     kernels.loc[none, "category"] = stand_in[none]
     return kernels
