@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fapool.analysis.breakdown import PARTS
+from fapool.analysis.clocks import words_of_traces
 from fapool.analysis.deep.agreement import Depths, traced_run
 from fapool.analysis.deep.breakdown import Deep, deep
 from fapool.cli.tables import add_parts, mean_of, titled
@@ -50,12 +51,14 @@ def print_traced(run: Run, console: Console, folder: TraceFolder | None = None) 
         if found.depths is not None and found.depths.lacking:
             console.print(Text(NOT_COMPARED, "yellow"), soft_wrap=True)
         _print_kinds(found.found, console)
+        _print_clock(run, console)
         return
     levels = _levels(found.depths)
     console.print(_side_by_side(found.depths, levels))
     console.print(Text("; ".join(MEANINGS[word] for word in levels.values()), "dim"))
     for line in _agreement(found.depths):
         console.print(Text(line, "dim"), soft_wrap=True)
+    _print_clock(run, console)
     _print_plain(found.found, found.depths, console)
     _print_doubts(found.found, console)
 
@@ -97,6 +100,12 @@ def _print_kinds(found: Deep, console: Console, step: int | None = None) -> None
         of = f"step {step}" if step is not None else mean_of(own, "traced")
         console.print(_by_kernels(own, f"by spans and kernels: ms per {kind}, {of}"))
     _print_doubts(found, console)
+
+
+def _print_clock(run: Run, console: Console) -> None:
+    """The traces' own: all levels but the live one rest on it."""
+    if words := words_of_traces(run):
+        console.print(Text(f"times of the trace are {words}", "dim"), soft_wrap=True)
 
 
 def _print_lost(found: Deep, console: Console) -> None:

@@ -130,6 +130,9 @@ def test_a_run_of_graphs_says_who_waits_for_whom_and_how_live_and_trace_agree():
     assert {(waits, awaited) for waits, _, awaited in said} == {("0", "1"), ("1", "0")}
     (worst,) = re.findall(r"live and trace differ by (\d\.\d\d) ?% of a step at most", text)
     assert float(worst) < 3
+    said = [float(one) for one in re.findall(r"of two ranks agree within ([\d.]+) µs", text)]
+    assert len(said) == 2  # the tables' clock, and that of the traces
+    assert "times of the trace are on rank 0's clock" in text
     assert "replays that were of graphs with events: 4 of 8 on rank 0, 4 of 8 on rank 1" in text
 
 
