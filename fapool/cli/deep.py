@@ -28,6 +28,10 @@ MEANINGS = {
 NOT_COMPARED = (
     "live and trace are not compared: no traced decode step is whole, with its spans, on all ranks"
 )
+WALLS = (
+    "by spans a step ends where the device has done what the host launched in it, by kernels alone "
+    "where the first kernel of the next begins: walls differ"
+)
 MOST = 5
 """Lines of a list that may be long."""
 
@@ -75,6 +79,7 @@ def print_spans(
         return
     try:
         print_deep(_deep(found, run), console, step)
+        console.print(Text(WALLS, "dim"), soft_wrap=True)
     except FapoolError as error:
         console.print(Text(f"no breakdown by spans: {error}", "yellow"), soft_wrap=True)
 
@@ -198,7 +203,7 @@ def _print_doubts(found: Deep, console: Console) -> None:
         console.print(
             Text(f"{expected:,} kernels do both, as expected of them", "dim"), soft_wrap=True
         )
-    also = [f"in the traces {found.parted.words}"] if found.parted.words else []
+    also = [f"in the traces {found.words}"] if found.words else []
     for note in [*also, *found.notes]:
         console.print(Text(note, "yellow"), soft_wrap=True)
 

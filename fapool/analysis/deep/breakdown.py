@@ -18,14 +18,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+import numpy as np
 import pandas as pd
 
 from fapool.analysis import exchanges
+from fapool.analysis.activities.rendezvous import Meetings
 from fapool.analysis.breakdown import Breakdown, part
 from fapool.analysis.deep import names
 from fapool.analysis.deep.attribution import attribute
 from fapool.analysis.deep.events import Rows, rank_events
 from fapool.analysis.deep.lost import of_lost_graphs, said_of
+from fapool.analysis.deep.met import with_meetings
 from fapool.analysis.deep.steps import traced_steps
 from fapool.errors import StoreError
 from fapool.traces.graphs import Graph, read_graphs
@@ -42,6 +45,7 @@ class Deep:
     and why it has no span. `unattributed`: those without, by rank, name and reason: count and ns.
     `disagreements`: see `names.disagreements`. `replays`: by rank and step, how many replays and
     how many of them of graphs with events; those of graphs that are not known are not there.
+    `met`: by what the kernels say of their group, where some that communicate have no span.
     """
 
     parted: Breakdown
@@ -50,7 +54,19 @@ class Deep:
     unattributed: pd.DataFrame
     disagreements: pd.DataFrame
     replays: pd.DataFrame
+    met: Meetings | None
     notes: list[str]
+
+    @property
+    def words(self) -> str:
+        """What of the exchanges could not be matched by their spans; empty where all was."""
+        if self.met is None or not self.met.matched or not self.parted.words:
+            return self.parted.words
+        return (
+            f"{self.parted.unmatched:,} of {self.parted.exchanges:,} exchanges lack a record by "
+            f"spans: their waits are split where kernels say their group, as {self.met.matched:,} "
+            f"of {self.met.communication:,} that communicate did"
+        )
 
     @property
     def lost(self) -> list[str]:
@@ -84,7 +100,7 @@ def deep(
     Raises:
         StoreError: no trace holds a profiler step, or a whole one.
     """
-    all_rows, steps, notes = _each_rank(traces, known, shift_ns)
+    used, all_rows, steps, notes = _each_rank(traces, known, shift_ns)
     notes += _missing(traces)
     if not steps:
         raise StoreError("; ".join(notes) or "there is no trace")
@@ -93,6 +109,7 @@ def deep(
     if not whole.any():
         raise StoreError("; ".join(notes))
     borders = borders[whole].reset_index(drop=True)
+    all_rows, met = with_meetings(used, all_rows, shift_ns)
     kernels = pd.concat([rows.kernels for rows in all_rows], ignore_index=True)
     return Deep(
         parted=_parted([rows.counted for rows in all_rows], borders),
@@ -101,15 +118,16 @@ def deep(
         unattributed=_unattributed(kernels),
         disagreements=names.disagreements(kernels[kernels["why"] == ""]),
         replays=_replays(kernels),
+        met=met,
         notes=notes,
     )
 
 
 def _each_rank(
     traces: Sequence[Trace], known: pd.DataFrame | None, shift_ns: Mapping[int, int]
-) -> tuple[list[Rows], list[pd.DataFrame], list[str]]:
-    """Rows, steps and notes of every rank that has steps."""
-    all_rows, steps, notes = [], [], []
+) -> tuple[list[Trace], list[Rows], list[pd.DataFrame], list[str]]:
+    """Traces, rows and steps of every rank that has steps, and notes of all."""
+    used, all_rows, steps, notes = [], [], [], []
     for trace in traces:
         graphs, said = read_graphs(trace.path.parent, trace.rank)
         notes += [f"rank {trace.rank}: {note}" for note in (*trace.notes, *said)]
@@ -119,9 +137,10 @@ def _each_rank(
             notes.append(f"rank {trace.rank} is left out: {error}")
             continue
         notes += [f"rank {trace.rank}: {note}" for note in more]
+        used.append(trace)
         all_rows.append(rows)
         steps.append(own_steps)
-    return all_rows, steps, notes
+    return used, all_rows, steps, notes
 
 
 def one_rank(
@@ -134,7 +153,10 @@ def one_rank(
 
 
 def _parted(rows: list[pd.DataFrame], steps: pd.DataFrame) -> Breakdown:
-    """The partition; an exchange is met by the whole of its span on each rank, not by a kernel."""
+    """The partition; an exchange is met by the whole of its span on each rank, not by a kernel.
+
+    Where one rank's span is all that is known of it, or there is none, `met_ns` tells: see `met`.
+    """
     events = pd.concat(rows, ignore_index=True)
     keys = ["rank", "instance", "channel"]
     hull = events.groupby(keys, sort=False, as_index=False).agg(
@@ -149,6 +171,10 @@ def _parted(rows: list[pd.DataFrame], steps: pd.DataFrame) -> Breakdown:
     arrival = met.arrival_ns[at]
     waits = arrival != hull["start_ns"].to_numpy()[at]
     own = events["start_ns"].to_numpy()
+    if "met_ns" in events:
+        ranks = hull["rank"].groupby(met.exchange).transform("nunique").to_numpy()
+        told = (met.exchange >= 0) & (ranks > 1)
+        own = np.where(told[at], own, events["met_ns"].to_numpy())
     arrival = arrival.copy()
     arrival[~waits] = own[~waits]
     return part(events, steps, met, arrival)

@@ -24,14 +24,15 @@ as communication where it is a kernel of ours that exchanges."""
 
 HOST = (Category.MANAGEMENT, Category.SYNCHRONIZATION)
 COLUMNS = ["repeat", "rank", "instance", "phase", "category", "layer", "channel", "sequence"]
-COLUMNS += ["start_ns", "end_ns"]
+COLUMNS += ["start_ns", "end_ns", "kernel"]
 
 
 @dataclass(frozen=True)
 class Rows:
     """One rank's events, two ways (see `Deep`), and its kernels; times on rank 0's clock.
 
-    Events have `instance`, the span that they are of: one number for each time that it ran.
+    Events have `instance`, the span that they are of: one number for each time that it ran; and
+    `kernel`, the row of the trace's kernels, -1 of the host's.
     """
 
     counted: pd.DataFrame
@@ -140,7 +141,7 @@ def _events(rank: int, parts: list[pd.DataFrame]) -> pd.DataFrame:
     host, kernels = parts
     alone = -1 - np.arange(len(kernels))
     instance = np.where(kernels["span"] >= 0, kernels["span"], alone)
-    parts = [host, kernels.assign(instance=instance)]
+    parts = [host.assign(kernel=-1), kernels.assign(instance=instance, kernel=kernels.index)]
     events = pd.concat([p.assign(repeat=TRACED, rank=rank)[COLUMNS] for p in parts])
     commas = {channel: "," in channel for channel in events["channel"].unique()}
     several = events["channel"].map(commas).to_numpy(bool)

@@ -56,7 +56,10 @@ def test_parts_of_a_gpu_step_are_those_of_a_count_of_its_nanoseconds(gpu, rank):
         for category in ("compute", "communication", "management"):
             part = held[category] & left
             # the trace's decimals are rounded here, and parted exactly there
-            assert abs(getattr(step, f"{category}_ns") - part.sum()) <= 2 * len(host)
+            found_ns = getattr(step, f"{category}_ns")
+            if category == "communication":  # and what of it is waiting
+                found_ns += step.synchronization_ns
+            assert abs(found_ns - part.sum()) <= 2 * len(host)
             left &= ~part
         assert abs(step.idle_ns - left.sum()) <= 2 * len(host)
 
