@@ -32,7 +32,7 @@ def mean_of(steps: pd.DataFrame, what: str = "steps") -> str:
     few, many = counts.min(), counts.max()
     if few != many:
         return f"mean of {few} to {many} {what}"
-    return f"mean of {many} {what}"
+    return f"mean of {many} {what.removesuffix('s') if many == 1 else what}"
 
 
 def add_parts(table: Table, parts: Sequence[str]) -> None:

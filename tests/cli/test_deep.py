@@ -178,3 +178,15 @@ def test_steps_whose_graphs_are_known_are_still_compared(tmp_path):
     text = printed(show, Run(tmp_path))
     assert "live and trace are not compared" in text  # sampled steps alone have live spans
     assert len(re.findall(r"rank \d: [\d,]+ of [\d,]+ kernels, .* are of graphs", text)) == 1
+
+
+def test_prefill_and_decode_are_given_apart_where_a_run_tells_them(tmp_path):
+    text = printed(analyze, GRAPHS, out=tmp_path / "found.json")
+    assert "ms per prefill step, mean of 1 step, from kernels" in text
+    assert "ms per decode step, mean of 8 steps, from kernels" in text
+    written = json.loads((tmp_path / "found.json").read_text())["steps"]
+    assert [row["kind"] for row in written if row["rank"] == 1] == ["prefill"] + 8 * ["decode"]
+    assert "averaged together" not in text
+    alone = printed(analyze, shutil.copytree(GRAPHS / "trace", tmp_path / "alone"))
+    assert "ms per step, mean of 9 steps, from kernels" in alone
+    assert "prefill and decode steps are averaged together" in alone
