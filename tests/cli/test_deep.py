@@ -11,6 +11,7 @@ from rich.console import Console
 
 from fapool.analysis.deep.attribution import NO_GRAPH
 from fapool.analysis.deep.breakdown import deep
+from fapool.analysis.fused import FUSED
 from fapool.cli.analyze import analyze
 from fapool.cli.deep import print_traced
 from fapool.cli.show import show
@@ -190,3 +191,13 @@ def test_prefill_and_decode_are_given_apart_where_a_run_tells_them(tmp_path):
     alone = printed(analyze, shutil.copytree(GRAPHS / "trace", tmp_path / "alone"))
     assert "ms per step, mean of 9 steps, from kernels" in alone
     assert "prefill and decode steps are averaged together" in alone
+
+
+def test_kernels_that_exchange_and_name_no_group_are_said_to_count_as_computation():
+    text = printed(analyze, GRAPHS)
+    found = deep(read_folder(GRAPHS).traces).kernels
+    for rank, own in found[found["name"].isin(FUSED)].groupby("rank"):
+        ms = (own["end_ns"] - own["start_ns"]).sum() / 1e6
+        assert f"rank {rank}: {len(own)} kernels that exchange and compute in one" in text
+        assert f"{ms:.3f} ms with their waits, count as computation here" in text
+    assert "exchange and compute in one" not in printed(analyze, GPU_RUN)

@@ -8,9 +8,10 @@ import numpy as np
 
 from fapool.analysis import intervals
 from fapool.analysis.activities import cut
-from fapool.analysis.activities.kernels import Kernels, column
+from fapool.analysis.activities.kernels import COMPUTE, Kernels, column, says, words
 from fapool.analysis.activities.rendezvous import Meetings
 from fapool.analysis.activities.steps import Steps
+from fapool.analysis.fused import FUSED
 from fapool.traces import Trace
 
 HOST_ONLY = (
@@ -32,6 +33,8 @@ def of_rank(trace: Trace, kernels: Kernels, host: Steps, steps: Steps) -> list[s
         found.append("no ProfilerStep in the trace: all of it is one step")
     if by_name := int(kernels.by_name.sum()):
         found.append(f"{by_name:,} kernels count as communication by their name alone")
+    if fused := _fused(trace, kernels):
+        found.append(fused)
     devices = np.unique(column(trace.kernels, "device"))
     if len(devices) > 1:
         found.append(f"{len(devices)} devices: a part is where any of them does that")
@@ -81,6 +84,21 @@ def clock(traces: Sequence[Trace]) -> str:
         return f"on the Unix clock of {hosts.pop()}; its devices' offsets are not in the traces"
     return (
         f"on the Unix clocks of {len(hosts)} hosts; the traces do not say how far apart these are"
+    )
+
+
+def _fused(trace: Trace, kernels: Kernels) -> str:
+    """Of traces of ours: kernels that exchange and compute in one, and say nothing of the kind."""
+    if not trace.spans.num_rows:
+        return ""
+    own = says(trace.kernels, "name", FUSED.__contains__) & (kernels.use == COMPUTE)
+    if not own.any():
+        return ""
+    spent_ns = (kernels.end_ns - kernels.start_ns)[own].sum()
+    names = ", ".join(sorted(FUSED.keys() & set(words(trace.kernels, "name")[1])))
+    return (
+        f"{int(own.sum()):,} kernels that exchange and compute in one ({names}), "
+        f"{spent_ns / 1e6:.3f} ms with their waits, count as computation here; by spans they do not"
     )
 
 

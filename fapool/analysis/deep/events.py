@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from fapool.analysis.activities.kernels import COMMUNICATION, sort_out
 from fapool.analysis.deep.attribution import SPAN_COLUMNS, Attributed
-from fapool.analysis.deep.names import FUSED
 from fapool.analysis.deep.posts import adopted
 from fapool.analysis.deep.steps import on_device
+from fapool.analysis.fused import FUSED
 from fapool.phases import TRACED, Category
 from fapool.traces.schema import Trace
 
