@@ -78,7 +78,7 @@ def words_of_traces(run: Run) -> str | None:
     if len(unsure) < 2:
         return None
     worst = _of_two(unsure) / 1e3
-    return f"on rank 0's clock, on which the hosts of two ranks agree within {worst:,.1f} µs"
+    return f"on rank 0's clock, on which the traces of two ranks agree within {worst:,.1f} µs"
 
 
 def _of_two(unsure_ns: Iterable[int]) -> int:

@@ -15,8 +15,9 @@ from rich.text import Text
 from fapool.analysis import summary
 from fapool.analysis.activities.breakdown import HIDDEN, PARTS, Traced, break_down
 from fapool.analysis.clocks import shifts_of, words_of_traces
+from fapool.analysis.deep.steps import UNKNOWN_KIND
 from fapool.cli.deep import print_spans
-from fapool.cli.tables import write_json
+from fapool.cli.tables import mean_of, write_json
 from fapool.errors import SpecError, StoreError
 from fapool.store import Run
 from fapool.traces import Reading, TraceFolder
@@ -28,6 +29,10 @@ HEADS = {
     "copies_ns": "copies",
     "idle_ns": "idle",
 }
+ALL_KINDS = (
+    "prefill and decode steps are averaged together: the traces do not tell them apart, the tables "
+    "of their run do"
+)
 MEANING = (
     "communication: from the last participant's arrival on; synchronization: until then; both "
     "where no computation hides them. hidden: transfers under computation. A step of a device "
@@ -55,17 +60,20 @@ def analyze(
     found = (reading or Reading(folder, ops=None, processes=None)).result()
     run = run_of(folder)
     parted = _parted(found, run)
-    steps = _chosen(parted.steps, step)
+    steps = _chosen(_with_kinds(parted.steps, run), step)
+    ours = any(trace.spans.num_rows for trace in found.traces)
     for line in _head(found, run):
         console.print(Text(line), soft_wrap=True)
-    for method, rows in steps.groupby("method", sort=False):
-        console.print(_breakdown(rows, method, step))
+    for (method, kind), rows in steps.groupby(["method", "kind"], sort=False):
+        console.print(_breakdown(rows, method, kind, step))
+    if ours and step is None and (steps["kind"] == UNKNOWN_KIND).any():
+        console.print(Text(ALL_KINDS, "yellow"), soft_wrap=True)
     console.print(Text(MEANING, "dim"), soft_wrap=True)
     for line in _told(parted):
         console.print(Text(line, "dim"), soft_wrap=True)
     for note in [*found.notes, *parted.notes]:
         console.print(Text(note, "yellow"), soft_wrap=True)
-    if any(trace.spans.num_rows for trace in found.traces):  # ours
+    if ours:
         print_spans(_without_notes(found), run, console, step)
     if out is not None:
         write_json(out, _record(found, parted, steps, run))
@@ -87,6 +95,20 @@ def _parted(found: TraceFolder, run: Run | None) -> Traced:
     moved, words = (shifts_of(run), words_of_traces(run)) if run else ({}, None)
     parted = break_down(found.traces, moved)
     return replace(parted, clock=words) if words else parted
+
+
+def _with_kinds(steps: pd.DataFrame, run: Run | None) -> pd.DataFrame:
+    """With `kind`: prefill or decode of a run's steps, as far as its tables have them."""
+    steps, known = steps.assign(kind=UNKNOWN_KIND), {}
+    for table in ("steps", "traced_steps"):
+        try:
+            rows = run.table(table) if run else pd.DataFrame()
+        except StoreError:  # it ended before, or was not traced
+            continue
+        for rank, number, kind in rows.reindex(columns=["rank", "step", "kind"]).to_numpy():
+            known[rank, number] = kind
+    keys = zip(steps["rank"], steps["step"], strict=True)
+    return steps.assign(kind=[known.get(key, UNKNOWN_KIND) for key in keys])
 
 
 def _head(found: TraceFolder, run: Run | None) -> list[str]:
@@ -120,12 +142,12 @@ def _chosen(steps: pd.DataFrame, step: int | None) -> pd.DataFrame:
     return rows
 
 
-def _breakdown(steps: pd.DataFrame, method: str, step: int | None) -> Table:
+def _breakdown(steps: pd.DataFrame, method: str, kind: str, step: int | None) -> Table:
     """One row per rank: the mean of its steps, in ms; the parts as printed sum to the wall."""
-    many = steps.groupby("rank").size().max()
-    of = f"step {step}" if step is not None else f"mean of {many} steps" if many > 1 else "whole"
+    of = f"step {step}" if step is not None else _of_steps(steps)
+    each = kind if kind == UNKNOWN_KIND else f"{kind} step"
     table = Table(
-        title=f"ms per step, {of}, from {method}", box=SIMPLE_HEAD, pad_edge=False,
+        title=f"ms per {each}, {of}, from {method}", box=SIMPLE_HEAD, pad_edge=False,
         collapse_padding=True, title_justify="left",
     )  # fmt: skip
     table.add_column("rank", no_wrap=True)
@@ -142,6 +164,10 @@ def _breakdown(steps: pd.DataFrame, method: str, step: int | None) -> Table:
 def _without_notes(found: TraceFolder) -> TraceFolder:
     """The same traces, whose own notes stand above already."""
     return replace(found, notes=[], traces=[replace(trace, notes=[]) for trace in found.traces])
+
+
+def _of_steps(steps: pd.DataFrame) -> str:
+    return "whole" if (steps["step"] < 0).all() else mean_of(steps)
 
 
 def _told(parted: Traced) -> list[str]:

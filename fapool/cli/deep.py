@@ -10,9 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from fapool.analysis.breakdown import PARTS
+from fapool.analysis.clocks import words_of_traces
 from fapool.analysis.deep.agreement import Depths, traced_run
 from fapool.analysis.deep.breakdown import Deep, deep
-from fapool.cli.tables import add_parts, titled
+from fapool.cli.tables import add_parts, mean_of, titled
 from fapool.errors import FapoolError, StoreError
 from fapool.figures.printed import summed
 from fapool.store import Run
@@ -24,6 +25,13 @@ MEANINGS = {
     "trace": "trace: the same spans by the trace",
     "kernels": "kernels: by kernels alone, gaps are idle",
 }
+NOT_COMPARED = (
+    "live and trace are not compared: no traced decode step is whole, with its spans, on all ranks"
+)
+WALLS = (
+    "by spans a step ends where the device has done what the host launched in it, by kernels alone "
+    "where the first kernel of the next begins: walls differ"
+)
 MOST = 5
 """Lines of a list that may be long."""
 
@@ -42,14 +50,19 @@ def print_traced(run: Run, console: Console, folder: TraceFolder | None = None) 
         return
     if found is None:
         return
+    _print_lost(found.found, console)
     if found.depths is None or found.depths.rows.empty:
-        print_deep(found.found, console)
+        if found.depths is not None and found.depths.lacking:
+            console.print(Text(NOT_COMPARED, "yellow"), soft_wrap=True)
+        _print_kinds(found.found, console)
+        _print_clock(run, console)
         return
     levels = _levels(found.depths)
     console.print(_side_by_side(found.depths, levels))
     console.print(Text("; ".join(MEANINGS[word] for word in levels.values()), "dim"))
     for line in _agreement(found.depths):
         console.print(Text(line, "dim"), soft_wrap=True)
+    _print_clock(run, console)
     _print_plain(found.found, found.depths, console)
     _print_doubts(found.found, console)
 
@@ -66,6 +79,7 @@ def print_spans(
         return
     try:
         print_deep(_deep(found, run), console, step)
+        console.print(Text(WALLS, "dim"), soft_wrap=True)
     except FapoolError as error:
         console.print(Text(f"no breakdown by spans: {error}", "yellow"), soft_wrap=True)
 
@@ -82,19 +96,35 @@ def _deep(found: TraceFolder, run: Run | None) -> Deep:
 def print_deep(found: Deep, console: Console, step: int | None = None) -> None:
     """The breakdown by kernels of traces that nothing live stands beside."""
     found = found if step is None else found.of_step(step)
+    _print_lost(found, console)
+    _print_kinds(found, console, step)
+
+
+def _print_kinds(found: Deep, console: Console, step: int | None = None) -> None:
     for kind, own in found.parted.steps.groupby("kind", sort=False):
-        of = f"step {step}" if step is not None else f"mean of {own['step'].nunique()} traced"
+        of = f"step {step}" if step is not None else mean_of(own, "traced")
         console.print(_by_kernels(own, f"by spans and kernels: ms per {kind}, {of}"))
     _print_doubts(found, console)
+
+
+def _print_clock(run: Run, console: Console) -> None:
+    """The traces' own: all levels but the live one rest on it."""
+    if words := words_of_traces(run):
+        console.print(Text(f"times of the trace are {words}", "dim"), soft_wrap=True)
+
+
+def _print_lost(found: Deep, console: Console) -> None:
+    for line in found.lost:
+        console.print(Text(line, "bold red"), soft_wrap=True)
 
 
 def _print_plain(found: Deep, depths: Depths, console: Console) -> None:
     """Decode steps that replayed graphs without events: only the trace knows of these."""
     steps = found.parted.steps
-    plain = steps[(steps["kind"] == "decode") & ~steps["step"].isin(depths.rows["step"])]
+    live = [*depths.rows["step"], *depths.lacking]
+    plain = steps[(steps["kind"] == "decode") & ~steps["step"].isin(live)]
     if len(plain):
-        number = plain["step"].nunique()
-        title = f"by kernels: ms per decode step without live spans, mean of {number} traced"
+        title = f"by kernels: ms per decode step without live spans, {mean_of(plain, 'traced')}"
         console.print(_by_kernels(plain, title))
     if len(found.replays):
         own = found.replays.groupby("rank")[["replays", "sampled"]].sum()
@@ -120,14 +150,14 @@ def _levels(depths: Depths) -> dict[str, str]:
 
 def _side_by_side(depths: Depths, levels: dict[str, str]) -> Table:
     means = depths.rows.groupby(["rank", "part"], sort=False)[[*LEVELS, "wall_ns"]].mean() / 1e6
-    steps = depths.rows.groupby("rank")["step"].nunique().max()
     rows = []
     for rank in means.index.unique("rank"):
         own = means.loc[rank]
         for number, (level, word) in enumerate(levels.items()):
             values = own.loc[PARTS, level]
             rows.append(((str(rank) if not number else "", word), values, values.sum()))
-    return _table(f"ms per traced decode step, mean of {steps} steps", ["rank", "level"], rows)
+    title = f"ms per traced decode step, {mean_of(depths.rows)}"
+    return _table(title, ["rank", "level"], rows)
 
 
 def _table(title: str, heads: list[str], rows: Iterable[tuple]) -> Table:
@@ -142,6 +172,9 @@ def _table(title: str, heads: list[str], rows: Iterable[tuple]) -> Table:
 
 def _agreement(depths: Depths) -> list[str]:
     lines = [f"live and trace differ by {depths.worst:.2%} of a step at most"]
+    if depths.lacking:
+        also = f"traced decode steps that are not compared: {len(depths.lacking)}"
+        lines.append(f"{also}: a rank's trace does not have them whole, with their spans")
     for row in depths.lengths.dropna().itertuples():
         lines.append(
             f"rank {row.rank}, {row.method}: a median step takes {row.traced_ms:#.3g} ms while "
@@ -170,7 +203,7 @@ def _print_doubts(found: Deep, console: Console) -> None:
         console.print(
             Text(f"{expected:,} kernels do both, as expected of them", "dim"), soft_wrap=True
         )
-    also = [f"in the traces {found.parted.words}"] if found.parted.words else []
+    also = [f"in the traces {found.words}"] if found.words else []
     for note in [*also, *found.notes]:
         console.print(Text(note, "yellow"), soft_wrap=True)
 

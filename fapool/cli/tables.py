@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -28,6 +29,15 @@ def titled(title: str, *, collapse_padding: bool = True) -> Table:
         collapse_padding=collapse_padding,
         title_justify="left",
     )
+
+
+def mean_of(steps: pd.DataFrame, what: str = "steps") -> str:
+    """`mean of 4 to 9 steps` of rows with rank and step."""
+    counts = steps.groupby("rank")["step"].nunique()
+    few, many = counts.min(), counts.max()
+    if few != many:
+        return f"mean of {few} to {many} {what}"
+    return f"mean of {many} {what.removesuffix('s') if many == 1 else what}"
 
 
 def add_parts(table: Table, parts: Sequence[str]) -> None:

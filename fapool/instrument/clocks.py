@@ -34,11 +34,20 @@ def about_clocks(host: HostClock, recorder: Recorder, profiled: Line | None) -> 
 
 
 def of_ranks(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What `environment.json` and the merged trace state of the clock, from the ranks' entries."""
+    """What `environment.json` and the merged trace state of the clock, from the ranks' entries.
+
+    `uncertainty_ns` is of the tables' times; `traces_uncertainty_ns` of those in a rank's trace,
+    where it was traced: kernels, launches and the spans that the profiler saw.
+    """
     clocks = {str(rank["rank"]): rank["clock"] for rank in ranks}
+    traced = {rank: clock for rank, clock in clocks.items() if clock.get("profiler")}
     return {
         "clock": "Unix time of rank 0's host; two ranks' times may differ by the sum of theirs",
         "uncertainty_ns": {rank: clock["uncertainty_ns"] for rank, clock in clocks.items()},
+        "traces_uncertainty_ns": {
+            rank: clock["host"]["uncertainty_ns"] + clock["profiler"]["uncertainty_ns"]
+            for rank, clock in traced.items()
+        },
         "notes": [
             f"rank {rank}: {note}" for rank, clock in clocks.items() for note in clock["notes"]
         ],

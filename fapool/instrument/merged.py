@@ -124,7 +124,6 @@ def _threads(spans: Rows) -> np.ndarray:
 def _names(spans: Rows, steps: Rows, memory: Rows, seen: Traced, clock: dict) -> list[bytes]:
     roles = dict(zip(steps["pid"], steps["role"], strict=True))
     last = spans.groupby("pid")["tid"].max().to_dict()
-    bounds = clock.get("uncertainty_ns", {})
     found = []
     pids = [rows["pid"].unique() for rows in (spans, steps, memory, seen.slices)]
     for rank in sorted({int(pid) for some in pids for pid in some}):
@@ -133,14 +132,24 @@ def _names(spans: Rows, steps: Rows, memory: Rows, seen: Traced, clock: dict) ->
         threads |= dict.fromkeys(also, "spans, also")
         threads |= {tid: name for (pid, tid), name in seen.threads.items() if pid == rank}
         title = f"rank {rank} · {roles[rank]}" if rank in roles else f"rank {rank}"
-        if bound := bounds.get(str(rank)):
-            title += f" · clock ± {bound / 1000:.3g} µs"
+        title += _bounds(rank, clock)
         found.append(chrome.named(rank, 0, "process_name", name=title))
         found.append(chrome.named(rank, 0, "process_sort_index", sort_index=rank))
         for tid, name in threads.items():
             found.append(chrome.named(rank, tid, "thread_name", name=name))
             found.append(chrome.named(rank, tid, "thread_sort_index", sort_index=tid))
     return found
+
+
+def _bounds(rank: int, clock: dict) -> str:
+    """How sure a rank's times are, of the tables and of its trace, where either is in doubt."""
+    kinds = {"uncertainty_ns": "clock", "traces_uncertainty_ns": "of its trace"}
+    said = [
+        f"{word} ± {bound / 1000:.3g} µs"
+        for name, word in kinds.items()
+        if (bound := clock.get(name, {}).get(str(rank)))
+    ]
+    return f" · {', '.join(said)}" if said else ""
 
 
 def _step_slices(steps: Rows, base: int) -> list[bytes]:

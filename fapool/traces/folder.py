@@ -16,6 +16,14 @@ SMALL_BYTES = 4_000_000
 """Traces that together are smaller are read faster than other processes start."""
 
 PROFILER, ANY = (".pt.trace.json", ".pt.trace.json.gz"), (".json", ".json.gz")
+RUN = "spec.json", "status.json"
+"""A folder that holds these is a run's: no JSON in it is a trace but by a profiler's name."""
+
+NO_TRACES = "holds no traces: no file *.pt.trace.json[.gz] or *.json[.gz]"
+RUN_HAS_NONE = (
+    "this run has no traces of the profiler: set capture.profile_steps in its spec and run it "
+    "again (`python -m fapool show RUN` has its live level)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +38,9 @@ class TraceFolder:
 def trace_files(folder: Path | str) -> list[Path]:
     """Files that may be traces, sorted by name.
 
-    Those named `*.pt.trace.json[.gz]`; where there are none, `*.json[.gz]`. They lie in the folder,
-    or in its `trace/`, or anywhere below it. A file is its own folder.
+    Those named `*.pt.trace.json[.gz]`; where there are none, `*.json[.gz]` but for a run's own
+    files. They lie in the folder, or in its `trace/`, or anywhere below it. A file is its own
+    folder.
 
     Raises:
         ProfileFileError: there is no such folder, or no such file in it.
@@ -44,11 +53,12 @@ def trace_files(folder: Path | str) -> list[Path]:
     for endings in (PROFILER, ANY):
         for place in (folder.glob("*"), (folder / "trace").glob("*"), folder.rglob("*")):
             found = sorted(path for path in place if _is_named(path, endings))
+            if endings is ANY:
+                found = [path for path in found if not _is_of_run(path.parent)]
             if found:
                 return found
-    raise ProfileFileError(
-        "folder", str(folder), "holds no traces: no file *.pt.trace.json[.gz] or *.json[.gz]"
-    )
+    said = RUN_HAS_NONE if _is_of_run(folder) else NO_TRACES
+    raise ProfileFileError("folder", str(folder), said)
 
 
 class Reading:
@@ -99,6 +109,11 @@ def read_folder(
 
 def _is_named(path: Path, endings: tuple[str, ...]) -> bool:
     return path.name.endswith(endings) and not path.name.startswith(".") and path.is_file()
+
+
+def _is_of_run(folder: Path) -> bool:
+    folder = folder.absolute()
+    return any(all((at / name).is_file() for name in RUN) for at in (folder, *folder.parents))
 
 
 def _are_small(files: list[Path]) -> bool:

@@ -47,6 +47,7 @@ def read(path: Path | str, *, ops: bool | None = False, block_bytes: int = BLOCK
         base_ns=base_ns,
         metadata=stream.metadata,
         num_events=gather.num_events,
+        cut_off=stream.cut_off,
         notes=notes,
         **gather.tables(base_ns),
     )

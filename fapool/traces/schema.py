@@ -109,7 +109,8 @@ class Trace:
     """One rank's trace. Tables have the schemas above, rows in order of their start.
 
     `metadata`: the members of the file beside its events (`deviceProperties`, `distributedInfo`,
-    `fapool`, ...). `notes`: plain sentences of what is missing, cut off or was not understood.
+    `fapool`, ...). `cut_off`: the file ends before its events do. `notes`: plain sentences of what
+    is missing, cut off or was not understood.
     """
 
     path: Path
@@ -124,4 +125,5 @@ class Trace:
     ops: pa.Table
     collectives: pa.Table
     num_events: int
+    cut_off: bool = False
     notes: list[str] = field(default_factory=list)

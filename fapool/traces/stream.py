@@ -34,9 +34,9 @@ _WAY_OUT = "no trace: give a Chrome trace (JSON, with a list traceEvents), plain
 
 
 class EventStream:
-    """Iterate once for lists of events; `metadata`, `notes`, `skipped` and `exact` fill meanwhile.
+    """Iterate once for lists of events; all else that has a name here fills meanwhile.
 
-    `skipped` counts events that could not be read.
+    `skipped` counts events that could not be read; `cut_off`: the list of them does not end.
     """
 
     def __init__(self, path: Path, block_bytes: int = BLOCK_BYTES) -> None:
@@ -44,6 +44,7 @@ class EventStream:
         self.metadata: dict[str, Any] = {}
         self.notes: list[str] = []
         self.skipped = 0
+        self.cut_off = False
         self._use(Event)
 
     def _use(self, kind: type[Event]) -> None:
@@ -117,6 +118,7 @@ class EventStream:
 
     def _cut_off(self, text: bytes) -> list[Event]:
         """The event that stands last in a list that was not closed, if it is whole."""
+        self.cut_off = True
         self.notes.append("the list of events is cut off: what came after is missing")
         try:
             return [self._one.decode(text)]

@@ -85,7 +85,7 @@ def test_the_clock_of_a_run_is_taken_and_told(profiles, console):
     entries = [{"rank": rank, "clock": clock} for rank, clock in enumerate(clocks)]
     (run.path / "environment.json").write_text(json.dumps({"ranks": entries}))
     analyze(run.path / "trace", step=129, console=console)
-    assert "the hosts of two ranks agree within 3.0 µs" in printed(console)
+    assert "the traces of two ranks agree within 3.0 µs" in printed(console)
     shifted = rows(console)[:2]
     analyze(DATA, step=129, console=console)
     assert shifted != rows(console)[-2:]  # 9 ms apart: nobody waits for whom it waited for

@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from fapool.analysis.deep.attribution import NO_GRAPH
 from fapool.analysis.deep.breakdown import deep
+from fapool.analysis.fused import FUSED
 from fapool.cli.analyze import analyze
 from fapool.cli.deep import print_traced
 from fapool.cli.show import show
 from fapool.store import Run, Store
 from fapool.traces import read_folder
+from tests.analysis.activities.test_cut import cut
 from tests.analysis.made_traces import Made
 from tests.synthetic import write_run
 from tests.test_rank import make_spec, run
@@ -144,4 +147,73 @@ def test_a_run_of_graphs_says_who_waits_for_whom_and_how_live_and_trace_agree():
     assert {(waits, awaited) for waits, _, awaited in said} == {("0", "1"), ("1", "0")}
     (worst,) = re.findall(r"live and trace differ by (\d\.\d\d) ?% of a step at most", text)
     assert float(worst) < 3
+    said = [float(one) for one in re.findall(r"of two ranks agree within ([\d.]+) µs", text)]
+    assert len(said) == 2  # the tables' clock, and that of the traces
+    assert "times of the trace are on rank 0's clock" in text
     assert "replays that were of graphs with events: 4 of 8 on rank 0, 4 of 8 on rank 1" in text
+
+
+@pytest.mark.parametrize(("share", "compared"), [(0.85, True), (0.08, False)])
+def test_steps_of_a_trace_that_was_cut_off_are_not_held_against_the_live_level(
+    tmp_path, share, compared
+):
+    shutil.copytree(GRAPHS, tmp_path, dirs_exist_ok=True)
+    cut(tmp_path / "trace", share)
+    text = printed(show, Run(tmp_path))
+    assert "left out, as are any after them: other ranks' waits for it" in text
+    assert ("live and trace are not compared" in text) != compared
+    worst = re.findall(r"live and trace differ by (\d+\.\d\d) ?% of a step at most", text)
+    assert all(float(one) < 3 for one in worst)
+    assert len(worst) == compared
+    assert ("traced decode steps that are not compared: 1" in text) == compared
+
+
+def test_lost_lists_of_graphs_are_said_first_and_their_kernels_count_by_name(tmp_path):
+    shutil.copytree(GRAPHS, tmp_path, dirs_exist_ok=True)
+    for path in (tmp_path / "trace").glob("graphs.*"):
+        path.unlink()
+    text = printed(show, Run(tmp_path))
+    said = text[text.index("kernels, ") - 40 :]
+    assert "no list of their nodes in graphs.1.jsonl beside its trace" in said.replace("\n", " ")
+    assert "live and trace differ" not in text
+    assert "replays that were of graphs with events" not in text
+    assert said.index("are of graphs that are not known") < said.index("are not compared")
+    assert said.index("are not compared") < said.index("by spans and kernels: ms per decode")
+    found = deep(read_folder(tmp_path / "trace").traces)
+    lost = found.kernels[found.kernels["why"] == NO_GRAPH]
+    talks = lost[lost["category"] == "communication"]
+    assert set(talks["name"]) == {"ask", "answer", "collect", "queries"} & set(lost["name"])
+    assert (found.parted.steps["communication_ns"] > 0).all()
+
+
+def test_steps_whose_graphs_are_known_are_still_compared(tmp_path):
+    shutil.copytree(GRAPHS, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "trace" / "graphs.1.jsonl"
+    graphs = [json.loads(line) for line in path.read_text().splitlines()]
+    kept = [graph for graph in graphs if not graph["sampled"]]
+    path.write_text("".join(json.dumps(graph) + "\n" for graph in kept))
+    text = printed(show, Run(tmp_path))
+    assert "live and trace are not compared" in text  # sampled steps alone have live spans
+    assert len(re.findall(r"rank \d: [\d,]+ of [\d,]+ kernels, .* are of graphs", text)) == 1
+
+
+def test_prefill_and_decode_are_given_apart_where_a_run_tells_them(tmp_path):
+    text = printed(analyze, GRAPHS, out=tmp_path / "found.json")
+    assert "ms per prefill step, mean of 1 step, from kernels" in text
+    assert "ms per decode step, mean of 8 steps, from kernels" in text
+    written = json.loads((tmp_path / "found.json").read_text())["steps"]
+    assert [row["kind"] for row in written if row["rank"] == 1] == ["prefill"] + 8 * ["decode"]
+    assert "averaged together" not in text
+    alone = printed(analyze, shutil.copytree(GRAPHS / "trace", tmp_path / "alone"))
+    assert "ms per step, mean of 9 steps, from kernels" in alone
+    assert "prefill and decode steps are averaged together" in alone
+
+
+def test_kernels_that_exchange_and_name_no_group_are_said_to_count_as_computation():
+    text = printed(analyze, GRAPHS)
+    found = deep(read_folder(GRAPHS).traces).kernels
+    for rank, own in found[found["name"].isin(FUSED)].groupby("rank"):
+        ms = (own["end_ns"] - own["start_ns"]).sum() / 1e6
+        assert f"rank {rank}: {len(own)} kernels that exchange and compute in one" in text
+        assert f"{ms:.3f} ms with their waits, count as computation here" in text
+    assert "exchange and compute in one" not in printed(analyze, GPU_RUN)

@@ -55,6 +55,13 @@ def test_a_clock_that_was_stepped_is_noted_with_its_rank():
     assert "9,000 ns" in note
 
 
+def test_times_of_traces_have_a_bound_of_their_own():
+    traced = about_clocks(*parts(), line(700))
+    clock = {"uncertainty_ns": 0, "notes": [], "profiler": None}
+    found = of_ranks([{"rank": 0, "clock": clock}, {"rank": 1, "clock": traced}])
+    assert found["traces_uncertainty_ns"] == {"1": traced["host"]["uncertainty_ns"] + 700}
+
+
 def test_the_profilers_clock_is_found_from_the_ranges_that_both_know(tmp_path):
     recorder = Recorder(rank=0, role=Role.BASE, device=torch.device("cpu"))
     window, x = ProfilerWindow(RunFolder(tmp_path), 0, 1, recorder, 0, 3), torch.ones(64, 64)

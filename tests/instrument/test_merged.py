@@ -140,11 +140,17 @@ def test_a_span_that_served_several_exchanges_is_one_slice_that_all_of_them_reac
 def test_clocks_that_may_be_apart_are_told_with_their_ranks(tmp_path):
     found = RunFolder(write_run(tmp_path).path)
     clock = {"uncertainty_ns": {str(rank): 4_200 * (rank > 1) for rank in range(4)}}
+    clock["traces_uncertainty_ns"] = {"0": 900, "2": 25_801}
     found.write_json("environment.json", {"ranks": [], "clock": clock})
     trace = load(found)
     assert trace["otherData"]["clock"] == clock
     names = [e["args"]["name"] for e in trace["traceEvents"] if e["name"] == "process_name"]
-    assert names[1:3] == ["rank 1 · base", "rank 2 · pool · clock ± 4.2 µs"]
+    assert names == [
+        "rank 0 · base · of its trace ± 0.9 µs",
+        "rank 1 · base",
+        "rank 2 · pool · clock ± 4.2 µs, of its trace ± 25.8 µs",
+        "rank 3 · pool · clock ± 4.2 µs",
+    ]
 
 
 def test_what_no_viewer_would_open_is_left_out_on_all_ranks_alike(folder):

@@ -55,6 +55,19 @@ def test_the_profilers_own_names_come_before_all_others(tmp_path):
     assert ranks(read_folder(tmp_path)) == [(0, "rank0.17.pt.trace.json.gz")]
 
 
+@pytest.mark.parametrize("given", [".", "trace"])
+def test_a_runs_own_files_are_no_traces_and_what_to_set_is_said(tmp_path, given):
+    run = tmp_path / "a-run"
+    for name in ("merged.json.gz", "spec.json", "status.json", "trace/odd.json", "ranks/0.json"):
+        write(run / name, 0)
+    with pytest.raises(ProfileFileError, match=r"set capture\.profile_steps .*fapool show RUN"):
+        read_folder(run / given)
+    with pytest.raises(ProfileFileError, match="holds no traces: no file"):
+        read_folder(tmp_path)
+    write(run / "trace" / "rank1.17.pt.trace.json.gz", 1)
+    assert ranks(read_folder(run / given)) == [(1, "rank1.17.pt.trace.json.gz")]
+
+
 def test_traces_are_found_below_the_folder_too(tmp_path):
     path = write(tmp_path / "log" / "today" / "host_1.pt.trace.json", 0)
     assert trace_files(tmp_path) == [path]

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from fapool.analysis import intervals
-from fapool.analysis.activities import caveats, host_ops
+from fapool.analysis.activities import caveats, cut, host_ops
 from fapool.analysis.activities.kernels import COMMUNICATION, COMPUTE, COPY, Kernels, sort_out
 from fapool.analysis.activities.rendezvous import NO_SHIFTS, Meetings, meet
 from fapool.analysis.activities.steps import Steps, device_steps, host_steps
@@ -35,7 +35,8 @@ class Traced:
     `steps`: one row per (rank, step) with wall_ns, the five `PARTS`, which sum to it, the
     `HIDDEN`, which lie under computation (transfers, and waits beside no transfer), and method:
     "kernels", or "host ops" of a rank without a device, where operators count as computation. Step
-    is -1 where a trace has no steps and is one whole. `clock` says on whose clock ranks were
+    is -1 where a trace has no steps and is one whole. Steps that a trace was cut off in are not
+    there. `clock` says on whose clock ranks were
     compared; `notes` what else a reader must know.
     """
 
@@ -63,10 +64,13 @@ def break_down(traces: Sequence[Trace], shift_ns: Mapping[int, int] = NO_SHIFTS)
         host = host_steps(trace)
         if len(own.start_ns):
             steps, method = device_steps(host, own), KERNELS
-            parted = _parts(steps, _device_sets(own, arrival_ns))
+            sets = _device_sets(own, arrival_ns)
         else:
             steps, method = host_ops.windows(trace, host), HOST_OPS
-            parted = _parts(steps, host_ops.sets(trace))
+            sets = host_ops.sets(trace)
+        if len(host.number):
+            steps = steps.only(cut.whole(trace, host.end_ns))
+        parted = _parts(steps, sets)
         rows.append(parted.assign(rank=trace.rank, method=method))
         for note in caveats.of_rank(trace, own, host, steps):
             notes.setdefault(note, []).append(trace.rank)

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fapool.analysis import intervals
-from fapool.analysis.activities.kernels import Kernels, column
+from fapool.analysis.activities import cut
+from fapool.analysis.activities.kernels import COMPUTE, Kernels, column, says, words
 from fapool.analysis.activities.rendezvous import Meetings
 from fapool.analysis.activities.steps import Steps
+from fapool.analysis.fused import FUSED
 from fapool.traces import Trace
 
 HOST_ONLY = (
@@ -21,17 +23,22 @@ HOST_ONLY = (
 def of_rank(trace: Trace, kernels: Kernels, host: Steps, steps: Steps) -> list[str]:
     """Of one rank, what its file's reader found first."""
     found = list(trace.notes)
-    if not len(kernels.start_ns):
+    left = len(host.number) - len(steps.number) if len(host.number) else 0
+    if left:
+        found.append(cut.note(left, len(host.number)))
+    if not len(kernels.start_ns) and not left:
         told = trace.ops.num_rows or trace.collectives.num_rows
         found.append(HOST_ONLY if told else "neither kernels nor operators: nothing to break down")
     if not len(host.number) and len(steps.number):
         found.append("no ProfilerStep in the trace: all of it is one step")
     if by_name := int(kernels.by_name.sum()):
         found.append(f"{by_name:,} kernels count as communication by their name alone")
+    if fused := _fused(trace, kernels):
+        found.append(fused)
     devices = np.unique(column(trace.kernels, "device"))
     if len(devices) > 1:
         found.append(f"{len(devices)} devices: a part is where any of them does that")
-    if outside := _outside_ns(kernels, steps):
+    if not left and (outside := _outside_ns(kernels, steps)):
         found.append(f"{outside / 1e6:.3f} ms of activity lies before or after its steps")
     return found
 
@@ -77,6 +84,21 @@ def clock(traces: Sequence[Trace]) -> str:
         return f"on the Unix clock of {hosts.pop()}; its devices' offsets are not in the traces"
     return (
         f"on the Unix clocks of {len(hosts)} hosts; the traces do not say how far apart these are"
+    )
+
+
+def _fused(trace: Trace, kernels: Kernels) -> str:
+    """Of traces of ours: kernels that exchange and compute in one, and say nothing of the kind."""
+    if not trace.spans.num_rows:
+        return ""
+    own = says(trace.kernels, "name", FUSED.__contains__) & (kernels.use == COMPUTE)
+    if not own.any():
+        return ""
+    spent_ns = (kernels.end_ns - kernels.start_ns)[own].sum()
+    names = ", ".join(sorted(FUSED.keys() & set(words(trace.kernels, "name")[1])))
+    return (
+        f"{int(own.sum()):,} kernels that exchange and compute in one ({names}), "
+        f"{spent_ns / 1e6:.3f} ms with their waits, count as computation here; by spans they do not"
     )
 
 

@@ -3,6 +3,9 @@
 Computing is any operator but those of a collective; communication is the work of a collective, on
 whichever thread it is done. Where a trace has the work of a backend ("gloo:all_reduce"), the call
 that handed it over ("c10d::allreduce_") is neither: it returns before the work is done.
+
+    thread    [ mm ][ c10d::send ][   mm   ]      computes in both, though
+    thread              [ gloo:send            ]  the trace has the work on the thread that called
 """
 
 from __future__ import annotations
@@ -31,17 +34,25 @@ def sets(trace: Trace) -> list[Times]:
     """Sets of computing, communication, waits and copies; the last two cannot be told here."""
     work = says(trace.collectives, "source", lambda word: word.startswith(_WORK))
     spans = _spans(trace.collectives)
-    calls = spans[~work]
-    communication = intervals.union(spans[work] if work.any() else calls)
+    communication = intervals.union(spans[work] if work.any() else spans)
     compute = []
     threads = column(trace.ops, "tid")
     on_thread = column(trace.collectives, "tid")
+    computes = ~says(trace.ops, "name", lambda word: word.startswith(_WORK))
     operators = _spans(trace.ops)
     for thread in np.unique(threads):
-        own = intervals.union(operators[threads == thread])
-        called = intervals.union(spans[on_thread == thread])
-        compute.append(intervals.subtract(own, called))
+        own = intervals.union(operators[(threads == thread) & computes])
+        here = on_thread == thread
+        spent = _spent(spans[here & ~work], spans[here & work])
+        compute.append(intervals.subtract(own, spent))
     return [intervals.union(*compute), communication, intervals.EMPTY, intervals.EMPTY]
+
+
+def _spent(calls: Times, work: Times) -> Times:
+    """What a thread itself spends: its calls, and work that no call of its own handed over."""
+    calls = intervals.union(calls)
+    at = work[:, 0]
+    return intervals.union(calls, work[intervals.covered(calls, at, at + 1) == 0])
 
 
 def _spans(table) -> Times:

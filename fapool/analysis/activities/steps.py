@@ -25,6 +25,14 @@ class Steps:
     start_ns: Times
     end_ns: Times
 
+    def only(self, chosen: NDArray[np.bool_]) -> Steps:
+        """Those of them that are chosen, bool [n]."""
+        return Steps(
+            number=self.number[chosen],
+            start_ns=self.start_ns[chosen],
+            end_ns=self.end_ns[chosen],
+        )
+
 
 def host_steps(trace: Trace) -> Steps:
     """ProfilerStep#n on the thread that has most of them; overlaps go to the earlier step."""

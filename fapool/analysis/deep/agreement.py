@@ -17,6 +17,7 @@ import pandas as pd
 from fapool.analysis.breakdown import PARTS, Breakdown, breakdown
 from fapool.analysis.clocks import shifts_of
 from fapool.analysis.deep.breakdown import Deep, deep
+from fapool.analysis.deep.lost import of_lost_graphs
 from fapool.analysis.load import Tables, load
 from fapool.errors import StoreError
 from fapool.phases import NO_SPANS, TRACED
@@ -32,11 +33,13 @@ class Depths:
     wall_ns (the live step's), live_ns, reached_ns, deep_ns, and what live and deep differ from
     `reached` by, as shares of the step: live_share, gap_share. `lengths`: one row per rank and
     method of the live spans: traced_ms, measured_ms (medians of decode steps; NaN where none were
-    measured alike) and ratio: what profiling did to a step.
+    measured alike) and ratio: what profiling did to a step. `lacking`: numbers of the steps that
+    are not in `rows`, for of a rank the trace does not have them, or not the spans of their graphs.
     """
 
     rows: pd.DataFrame
     lengths: pd.DataFrame
+    lacking: list[int]
 
     @property
     def worst(self) -> float:
@@ -92,8 +95,10 @@ def traced_tables(run: Run) -> Tables | None:
 
 
 def against(live: Breakdown, found: Deep, traced: Tables, measured: Tables) -> Depths:
-    """Hold the traced steps' live breakdown against the trace's."""
+    """Hold the traced steps' live breakdown against the trace's, where that has all ranks."""
     decode = live.steps[live.steps["kind"] == "decode"]
+    lacking = _lacking(decode, found)
+    decode = decode[~decode["step"].isin(lacking)]
     told = {"live_ns": decode, "reached_ns": found.reached.steps, "deep_ns": found.parted.steps}
     rows = decode[[*_STEP, "wall_ns"]].merge(pd.DataFrame({"part": PARTS}), how="cross")
     for name, steps in told.items():
@@ -101,7 +106,16 @@ def against(live: Breakdown, found: Deep, traced: Tables, measured: Tables) -> D
         rows = rows.merge(long, on=[*_STEP, "part"])
     rows["live_share"] = (rows["live_ns"] - rows["reached_ns"]) / rows["wall_ns"]
     rows["gap_share"] = (rows["reached_ns"] - rows["deep_ns"]) / rows["wall_ns"]
-    return Depths(rows=rows, lengths=_lengths(traced.steps, measured.steps))
+    lengths = _lengths(traced.steps, measured.steps)
+    return Depths(rows=rows, lengths=lengths, lacking=lacking)
+
+
+def _lacking(live: pd.DataFrame, found: Deep) -> list[int]:
+    """Of these steps the numbers of those that the traces do not tell of on all of their ranks."""
+    there = pd.MultiIndex.from_frame(found.parted.steps[_STEP])
+    gone = live.loc[~pd.MultiIndex.from_frame(live[_STEP]).isin(there), "step"]
+    lost = found.kernels.loc[of_lost_graphs(found.kernels), "step"]
+    return sorted({*gone, *set(lost).intersection(live["step"])})
 
 
 def _lengths(traced: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:

@@ -26,6 +26,7 @@ SPAN_COLUMNS = ["phase", "category", "layer", "micro_batch", "channel", "sequenc
 CATEGORY = {phase.value: phase.category.value for phase in Phase}
 NO_LAUNCH, NO_SPAN = "its launch is not in the trace", "launched outside of all spans"
 NO_GRAPH, OUTSIDE = "of a graph that is not known", "captured outside of all spans"
+UNTOLD = "of a replay whose nodes are not told apart"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +125,7 @@ def _replayed(
         if doubt:
             notes.append(f"graph {graph.number}: {doubt}")
         if places is None:
-            why[rows] = f"of a replay whose nodes are not told apart: {doubt}"
+            why[rows] = f"{UNTOLD}: {doubt}"
             continue
         owner = graph.owner_of[places]
         known = np.array([bool(one.phase) for one in graph.owners])[owner]

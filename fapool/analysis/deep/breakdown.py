@@ -18,13 +18,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+import numpy as np
 import pandas as pd
 
 from fapool.analysis import exchanges
+from fapool.analysis.activities.rendezvous import Meetings
 from fapool.analysis.breakdown import Breakdown, part
 from fapool.analysis.deep import names
 from fapool.analysis.deep.attribution import attribute
 from fapool.analysis.deep.events import Rows, rank_events
+from fapool.analysis.deep.lost import of_lost_graphs, said_of
+from fapool.analysis.deep.met import with_meetings
 from fapool.analysis.deep.steps import traced_steps
 from fapool.errors import StoreError
 from fapool.traces.graphs import Graph, read_graphs
@@ -33,14 +37,15 @@ from fapool.traces.schema import Trace
 
 @dataclass(frozen=True, kw_only=True)
 class Deep:
-    """What the traces of one run say.
+    """What the traces of one run say of their whole steps: see `activities.cut`.
 
     `parted`: by kernels; `reached`: the same time as the live level counts it, where a span reaches
     from the end of the device's last work to the end of its own, so that gaps between kernels are
     inside it. `kernels`: every device activity with rank, step (-1 outside), phase, category, layer
     and why it has no span. `unattributed`: those without, by rank, name and reason: count and ns.
     `disagreements`: see `names.disagreements`. `replays`: by rank and step, how many replays and
-    how many of them of graphs with events.
+    how many of them of graphs with events; those of graphs that are not known are not there.
+    `met`: by what the kernels say of their group, where some that communicate have no span.
     """
 
     parted: Breakdown
@@ -49,7 +54,24 @@ class Deep:
     unattributed: pd.DataFrame
     disagreements: pd.DataFrame
     replays: pd.DataFrame
+    met: Meetings | None
     notes: list[str]
+
+    @property
+    def words(self) -> str:
+        """What of the exchanges could not be matched by their spans; empty where all was."""
+        if self.met is None or not self.met.matched or not self.parted.words:
+            return self.parted.words
+        return (
+            f"{self.parted.unmatched:,} of {self.parted.exchanges:,} exchanges lack a record by "
+            f"spans: their waits are split where kernels say their group, as {self.met.matched:,} "
+            f"of {self.met.communication:,} that communicate did"
+        )
+
+    @property
+    def lost(self) -> list[str]:
+        """What is said first where kernels of graphs have no spans, by rank."""
+        return said_of(self.kernels)
 
     def of_step(self, step: int) -> Deep:
         """The same, of one step; its partitions say of whole traces what was not matched."""
@@ -76,9 +98,36 @@ def deep(
     to get rank 0's; 0 where it is not known.
 
     Raises:
-        StoreError: no trace holds a profiler step.
+        StoreError: no trace holds a profiler step, or a whole one.
     """
-    all_rows, steps, notes = [], [], []
+    used, all_rows, steps, notes = _each_rank(traces, known, shift_ns)
+    notes += _missing(traces)
+    if not steps:
+        raise StoreError("; ".join(notes) or "there is no trace")
+    borders = pd.concat(steps, ignore_index=True)
+    whole = borders.pop("whole")
+    if not whole.any():
+        raise StoreError("; ".join(notes))
+    borders = borders[whole].reset_index(drop=True)
+    all_rows, met = with_meetings(used, all_rows, shift_ns)
+    kernels = pd.concat([rows.kernels for rows in all_rows], ignore_index=True)
+    return Deep(
+        parted=_parted([rows.counted for rows in all_rows], borders),
+        reached=_parted([rows.reached for rows in all_rows], borders),
+        kernels=kernels,
+        unattributed=_unattributed(kernels),
+        disagreements=names.disagreements(kernels[kernels["why"] == ""]),
+        replays=_replays(kernels),
+        met=met,
+        notes=notes,
+    )
+
+
+def _each_rank(
+    traces: Sequence[Trace], known: pd.DataFrame | None, shift_ns: Mapping[int, int]
+) -> tuple[list[Trace], list[Rows], list[pd.DataFrame], list[str]]:
+    """Traces, rows and steps of every rank that has steps, and notes of all."""
+    used, all_rows, steps, notes = [], [], [], []
     for trace in traces:
         graphs, said = read_graphs(trace.path.parent, trace.rank)
         notes += [f"rank {trace.rank}: {note}" for note in (*trace.notes, *said)]
@@ -88,22 +137,10 @@ def deep(
             notes.append(f"rank {trace.rank} is left out: {error}")
             continue
         notes += [f"rank {trace.rank}: {note}" for note in more]
+        used.append(trace)
         all_rows.append(rows)
         steps.append(own_steps)
-    notes += _missing(traces)
-    if not steps:
-        raise StoreError("; ".join(notes) or "there is no trace")
-    borders = pd.concat(steps, ignore_index=True)
-    kernels = pd.concat([rows.kernels for rows in all_rows], ignore_index=True)
-    return Deep(
-        parted=_parted([rows.counted for rows in all_rows], borders),
-        reached=_parted([rows.reached for rows in all_rows], borders),
-        kernels=kernels,
-        unattributed=_unattributed(kernels),
-        disagreements=names.disagreements(kernels[kernels["why"] == ""]),
-        replays=_replays(kernels),
-        notes=notes,
-    )
+    return used, all_rows, steps, notes
 
 
 def one_rank(
@@ -116,7 +153,10 @@ def one_rank(
 
 
 def _parted(rows: list[pd.DataFrame], steps: pd.DataFrame) -> Breakdown:
-    """The partition; an exchange is met by the whole of its span on each rank, not by a kernel."""
+    """The partition; an exchange is met by the whole of its span on each rank, not by a kernel.
+
+    Where one rank's span is all that is known of it, or there is none, `met_ns` tells: see `met`.
+    """
     events = pd.concat(rows, ignore_index=True)
     keys = ["rank", "instance", "channel"]
     hull = events.groupby(keys, sort=False, as_index=False).agg(
@@ -131,6 +171,10 @@ def _parted(rows: list[pd.DataFrame], steps: pd.DataFrame) -> Breakdown:
     arrival = met.arrival_ns[at]
     waits = arrival != hull["start_ns"].to_numpy()[at]
     own = events["start_ns"].to_numpy()
+    if "met_ns" in events:
+        ranks = hull["rank"].groupby(met.exchange).transform("nunique").to_numpy()
+        told = (met.exchange >= 0) & (ranks > 1)
+        own = np.where(told[at], own, events["met_ns"].to_numpy())
     arrival = arrival.copy()
     arrival[~waits] = own[~waits]
     return part(events, steps, met, arrival)
@@ -156,6 +200,7 @@ def _unattributed(kernels: pd.DataFrame) -> pd.DataFrame:
 
 
 def _replays(kernels: pd.DataFrame) -> pd.DataFrame:
-    own = kernels[kernels["graph"] >= 0].drop_duplicates(["rank", "correlation"])
+    known = (kernels["graph"] >= 0) & ~of_lost_graphs(kernels)
+    own = kernels[known].drop_duplicates(["rank", "correlation"])
     found = own.assign(replays=1).groupby(["rank", "step"], as_index=False)
     return found.agg({"replays": "sum", "sampled": "sum"})

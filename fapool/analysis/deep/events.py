@@ -12,24 +12,27 @@ from fapool.analysis.activities.kernels import COMMUNICATION, sort_out
 from fapool.analysis.deep.attribution import SPAN_COLUMNS, Attributed
 from fapool.analysis.deep.posts import adopted
 from fapool.analysis.deep.steps import on_device
+from fapool.analysis.fused import FUSED
 from fapool.phases import TRACED, Category
 from fapool.traces.schema import Trace
 
 Ints = NDArray[np.int64]
 
 NO_SPAN = "no span"
-"""Phase of a kernel that no span launched; it counts as a trace without spans would count it."""
+"""Phase of a kernel that no span launched; it counts as a trace without spans would count it, or
+as communication where it is a kernel of ours that exchanges."""
 
 HOST = (Category.MANAGEMENT, Category.SYNCHRONIZATION)
 COLUMNS = ["repeat", "rank", "instance", "phase", "category", "layer", "channel", "sequence"]
-COLUMNS += ["start_ns", "end_ns"]
+COLUMNS += ["start_ns", "end_ns", "kernel"]
 
 
 @dataclass(frozen=True)
 class Rows:
     """One rank's events, two ways (see `Deep`), and its kernels; times on rank 0's clock.
 
-    Events have `instance`, the span that they are of: one number for each time that it ran.
+    Events have `instance`, the span that they are of: one number for each time that it ran; and
+    `kernel`, the row of the trace's kernels, -1 of the host's.
     """
 
     counted: pd.DataFrame
@@ -77,9 +80,11 @@ def stretched(kernels: pd.DataFrame, spans: pd.DataFrame) -> pd.DataFrame:
 
     The first kernel of a span that the host launches begins no earlier than the host's span, the
     first of a replay where it began. What a graph holds between two spans counts to the second;
-    other kernels without a span are left out, for the live level does not see them.
+    other kernels without a span are left out, for the live level does not see them. Where the
+    launch is not known, nobody knows what comes after it.
     """
     rows = serial(kernels).sort_values("order", kind="stable")
+    rows = rows[rows["launch_ns"] >= 0]
     start, end = (rows[name].to_numpy(np.int64) for name in ("start_ns", "end_ns"))
     reach = np.r_[np.iinfo(np.int64).min, np.maximum.accumulate(end)[:-1]][: len(end)]
     of_graph, span = rows["graph"].to_numpy() >= 0, rows["span"].to_numpy()
@@ -125,7 +130,7 @@ def _labelled(trace: Trace, kernels: pd.DataFrame, spans: pd.DataFrame) -> pd.Da
         blank = {"phase": NO_SPAN, "channel": "", "category": ""}.get(name, -1)
         kernels[label] = np.full(len(kernels), blank, object if blank != -1 else np.int64)
         kernels.loc[~none, label] = column[span[~none]]
-    talks = sort_out(trace).use == COMMUNICATION
+    talks = (sort_out(trace).use == COMMUNICATION) | kernels["name"].isin(FUSED).to_numpy()
     stand_in = np.where(talks, Category.COMMUNICATION.value, Category.COMPUTE.value)
     kernels.loc[none, "category"] = stand_in[none]
     return kernels
@@ -136,7 +141,7 @@ def _events(rank: int, parts: list[pd.DataFrame]) -> pd.DataFrame:
     host, kernels = parts
     alone = -1 - np.arange(len(kernels))
     instance = np.where(kernels["span"] >= 0, kernels["span"], alone)
-    parts = [host, kernels.assign(instance=instance)]
+    parts = [host.assign(kernel=-1), kernels.assign(instance=instance, kernel=kernels.index)]
     events = pd.concat([p.assign(repeat=TRACED, rank=rank)[COLUMNS] for p in parts])
     commas = {channel: "," in channel for channel in events["channel"].unique()}
     several = events["channel"].map(commas).to_numpy(bool)

@@ -6,22 +6,13 @@ import re
 
 import pandas as pd
 
+from fapool.analysis.fused import FUSED
 from fapool.phases import Category
 
 COMMUNICATES = re.compile(r"nccl|symm_mem|multimem|nvshmem|one_shot_all|two_shot_all|^Memcpy PtoP")
 COMPUTES = re.compile(
     r"gemm|gemv|nvjet|cutlass|cublas|flash|fmha|sdpa|attend|softmax|layer_?norm|rms_?norm", re.I
 )
-
-FUSED = {
-    "ask": "sends queries and new keys",
-    "queries": "waits for queries, stores new keys",
-    "answer": "sends partials",
-    "collect": "waits for partials, merges them",
-    "small_sum": "sends, waits and sums",
-}
-"""Kernels of ours that communicate and compute in one: they belong to their span, and are listed
-as expected where it is no span of communication."""
 
 
 def says(name: str) -> Category | None:

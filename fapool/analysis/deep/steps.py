@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fapool.analysis.activities import cut
 from fapool.analysis.deep.attribution import Attributed
 from fapool.errors import StoreError
 from fapool.phases import TRACED
@@ -32,7 +33,7 @@ def traced_steps(
     trace: Trace, found: Attributed, known: pd.DataFrame | None
 ) -> tuple[pd.DataFrame, list[str]]:
     """Rows as of `STEPS` (repeat, rank, step, role, kind, start_ns, end_ns, leased, method), and
-    what they lack. On the trace's own clock.
+    what they lack. On the trace's own clock; `whole` says of each whether all of it is there.
 
     Raises:
         StoreError: the trace holds no profiler step.
@@ -51,7 +52,10 @@ def traced_steps(
     rows = pd.DataFrame({"repeat": TRACED, "rank": trace.rank, "step": numbers})
     rows["start_ns"], rows["end_ns"] = borders[:-1], borders[1:]
     rows["method"] = "kernels" if on_device(trace) else "spans"
+    rows["whole"] = cut.whole(trace, steps["end_ns"].to_numpy(np.int64))
     notes = [] if (np.diff(numbers) == 1).all() else ["its steps do not follow one another"]
+    if left := int((~rows["whole"]).sum()):
+        notes.append(cut.note(left, len(rows)))
     return _told(rows, trace, known), notes
 
 

@@ -29,6 +29,20 @@ def test_the_work_of_a_backend_is_communication_and_the_call_is_not_computing(tm
     assert waits == copies == []
 
 
+def test_work_that_outlasts_its_call_on_the_callers_thread_hides_no_operator(tmp_path):
+    outlasting = event("gloo:recv", "user_annotation", 84, 200) | {"tid": 7}
+    after = event("aten::mm", "cpu_op", 120, 150)
+    compute, communication, *_ = sets(tmp_path, [*OPS, outlasting, after])
+    assert compute == [[10, 30], [50, 75], [85, 90], [120, 150]]
+    assert communication == [[84, 200]]
+
+
+def test_work_that_a_thread_does_itself_is_no_computing(tmp_path):
+    copied = event("aten::copy_", "cpu_op", 90, 95) | {"tid": 9}
+    compute, *_ = sets(tmp_path, [*OPS, WORK, WORK | {"cat": "cpu_op"}, copied])
+    assert compute == [[10, 30], [50, 75], [85, 90]]
+
+
 def test_without_the_work_the_call_is_what_there_is(tmp_path):
     _, communication, _, _ = sets(tmp_path, OPS)
     assert communication == [[75, 85]]

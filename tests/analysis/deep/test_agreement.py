@@ -14,6 +14,7 @@ from tests.analysis.made_traces import BASE_NS, Made
 from tests.synthetic import write_run
 
 GRAPHS = Path(__file__).parents[2] / "data/h100-graphs-fapool-1-1"
+NO_KERNELS = pd.DataFrame({"step": [], "why": []})
 
 
 def steps(walls: list[int], parts: list[tuple], kind: str = "decode") -> SimpleNamespace:
@@ -38,7 +39,7 @@ def test_differences_are_shares_of_the_live_step():
         steps([990], [(480, 200, 110, 0, 200)]),
         steps([990], [(400, 180, 110, 0, 300)]),
     )
-    found = SimpleNamespace(reached=reached, parted=parted)
+    found = SimpleNamespace(reached=reached, parted=parted, kernels=NO_KERNELS)
     one = tables([("graph events", 1000)], TRACED)
     depths = against(live, found, one, tables([("graph events", 800)], 0))
     rows = depths.rows.set_index("part")
@@ -49,7 +50,7 @@ def test_differences_are_shares_of_the_live_step():
 
 def test_prefill_steps_are_not_compared():
     live, found = steps([10], [(10, 0, 0, 0, 0)], "prefill"), steps([10], [(1, 0, 0, 0, 9)])
-    both = SimpleNamespace(reached=found, parted=found)
+    both = SimpleNamespace(reached=found, parted=found, kernels=NO_KERNELS)
     depths = against(live, both, tables([("host clock", 10)], TRACED), tables([], 0))
     assert depths.rows.empty
 
@@ -58,7 +59,7 @@ def test_lengths_are_medians_of_steps_measured_in_the_same_way():
     traced = tables([("graph events", 6), ("none", 4), ("none", 2), ("none", 9)], TRACED)
     measured = tables([("graph events", 3), ("graph events", 5), ("none", 2), ("none", 2)], 0)
     nothing = steps([], [])
-    both = SimpleNamespace(reached=nothing, parted=nothing)
+    both = SimpleNamespace(reached=nothing, parted=nothing, kernels=NO_KERNELS)
     lengths = against(nothing, both, traced, measured).lengths.set_index("method")
     assert lengths["traced_ms"].tolist() == pytest.approx([6e-6, 4e-6])
     assert lengths["measured_ms"].tolist() == pytest.approx([4e-6, 2e-6])
