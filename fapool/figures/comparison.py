@@ -41,6 +41,7 @@ def tpot_distribution(requests: Mapping[str, pd.DataFrame], *, title: str) -> Fi
     axes.hlines(places, marks[0.05], marks[0.95], color=EDGE, lw=1.2, zorder=3)
     axes.hlines(places, marks[0.25], marks[0.75], color=EDGE, lw=4, zorder=3)
     axes.plot(marks[0.5], places, "D", color="white", mec=EDGE, ms=6, zorder=4)
+    axes.margins(x=0.05)
     axes.set_xlim(left=0)
     axes.set_yticks(places, order)
     axes.set_ylim(len(order) - 0.5, -0.5)
