@@ -90,11 +90,18 @@ def test_what_cannot_be_served_is_said_with_the_way_out(run, monkeypatch):
         perfetto.perfetto(run)
 
 
+def heeds_ctrl_c() -> None:
+    """As in a terminal, also where the tests themselves are run in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.ranks
 def test_the_command_listens_on_loopback_alone_and_ends_with_ctrl_c(run):
     command = [sys.executable, "-m", "fapool", "perfetto", run.name]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=heeds_ctrl_c
+    )
     try:
         said = process.stdout.readline()
         address = said.removeprefix(f"{run.name}: ").strip()
