@@ -4,8 +4,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-# Tests of one CPU process run side by side; ranks, browsers and GPUs have the machine to themselves.
-SINGLE := not ranks and not browser and not gpu
+# Side by side, a thread each. The others have the machine to themselves: timed ranks, browsers, GPUs.
+BESIDE := (not ranks or untimed) and not browser and not gpu
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lab clean
@@ -29,8 +29,8 @@ test: setup ## lint, formatting, tests; ARGS="-k store" goes to pytest
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "$(SINGLE)"
-	$(BIN)/python -m pytest -m "not ($(SINGLE))"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 -m "$(BESIDE)"
+	$(BIN)/python -m pytest -m "not ($(BESIDE))"
 endif
 
 # Loopback only, and with the token that Jupyter draws. Jupyter refuses root unless told: tell it, and say so.

@@ -171,6 +171,7 @@ def small_run(crew, profiles, base, pool, kv_heads, overlap, **fault) -> dict:
 
 
 @pytest.mark.ranks
+@pytest.mark.untimed
 @pytest.mark.parametrize(("base", "pool", "kv_heads", "overlap"), SEATS)
 def test_runs_whose_base_joins_late_pass(crew, profiles, base, pool, kv_heads, overlap):
     found = small_run(crew, profiles, base, pool, kv_heads, overlap)
@@ -179,6 +180,7 @@ def test_runs_whose_base_joins_late_pass(crew, profiles, base, pool, kv_heads, o
 
 
 @pytest.mark.ranks
+@pytest.mark.untimed
 @pytest.mark.parametrize(("seat", "rank", "keeper", "past"), FAULTS)
 def test_a_share_that_lacks_a_block_after_the_opening_is_refused(
     crew, profiles, seat, rank, keeper, past

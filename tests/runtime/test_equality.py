@@ -19,7 +19,7 @@ from fapool.topology import lease_width, place
 from fapool.workload import Request
 from tests.runtime.crew import Crew
 
-pytestmark = pytest.mark.ranks
+pytestmark = [pytest.mark.ranks, pytest.mark.untimed]
 
 BLOCK, CHUNK, THRESHOLD = 4, 8, 12
 MIXED = ((11, 3), (12, 2), (13, 4), (1, 14), (20, 1), (12, 1), (16, 5), (3, 2), (29, 3), (11, 2))

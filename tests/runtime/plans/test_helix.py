@@ -10,7 +10,7 @@ from fapool.spec import Helix
 from fapool.topology import place
 from tests.runtime.test_equality import BLOCK, MIXED, check_equal, make_spec
 
-pytestmark = pytest.mark.ranks
+pytestmark = [pytest.mark.ranks, pytest.mark.untimed]
 
 
 @pytest.fixture(scope="module", params=[(4, 1), (2, 2)], ids=str)

@@ -21,7 +21,7 @@ from tests.runtime.test_equality import (
     make_spec,
 )
 
-pytestmark = pytest.mark.ranks
+pytestmark = [pytest.mark.ranks, pytest.mark.untimed]
 
 
 def merging(base: int, pool: int, **changes) -> FAPool:

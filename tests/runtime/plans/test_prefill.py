@@ -28,7 +28,7 @@ from tests.runtime.test_equality import (
     make_spec,
 )
 
-pytestmark = pytest.mark.ranks
+pytestmark = [pytest.mark.ranks, pytest.mark.untimed]
 
 LONG = ((41, 2), (13, 1), (3, 2), (17, 3), (12, 4), (30, 1))
 """In one wave of six: leased and not in one piece, and two leased ones in one."""

@@ -22,7 +22,7 @@ from tests.runtime.test_equality import (
     make_spec,
 )
 
-pytestmark = pytest.mark.ranks
+pytestmark = [pytest.mark.ranks, pytest.mark.untimed]
 
 
 def shared(base: int, pool: int, **changes) -> FAPool:

@@ -58,6 +58,7 @@ def relative_error(case: Case, outputs: list[list[torch.Tensor]]) -> float:
 
 
 @pytest.mark.ranks
+@pytest.mark.untimed
 def test_ranks_over_gloo_find_what_one_device_finds(tmp_path):
     outputs = attend(ON_CPUS, 3, "cpu", tmp_path)
     errors = {
@@ -68,6 +69,7 @@ def test_ranks_over_gloo_find_what_one_device_finds(tmp_path):
 
 
 @pytest.mark.ranks
+@pytest.mark.untimed
 @pytest.mark.gpu(2)
 def test_two_gpus_find_what_one_device_finds(tmp_path):
     outputs = attend(ON_GPUS, 2, "cuda", tmp_path)
