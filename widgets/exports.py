@@ -17,9 +17,8 @@ _ROW = (
 
 def exported(run: Run) -> list[Path]:
     """The report and the traces that the run's folder holds."""
-    merged = run.path / "merged.json.gz"
     report = run.path / "report.html"
-    return [path for path in (report, merged, *run.traces) if path.exists()]
+    return [path for path in (report, run.merged, *run.traces) if path.exists()]
 
 
 def nsys_command(run: Run) -> str:
@@ -32,18 +31,14 @@ def nsys_command(run: Run) -> str:
 
 def describe_exports(run: Run) -> str:
     """HTML: each file with the tool that opens it."""
-    report, merged, folder = (
-        run.path / "report.html",
-        run.path / "merged.json.gz",
-        run.path / "trace",
-    )
+    report, folder = run.path / "report.html", run.path / "trace"
     rows = [("folder", str(run.path))]
     if report.exists():
         rows.append(("report, any browser", str(report)))
     else:
         rows.append(("no report", f"only a finished run has one; this one {run.status.state}"))
-    if merged.exists():
-        rows.append(("Perfetto, all ranks on one clock", str(merged)))
+    if run.merged.exists():
+        rows.append(("Perfetto, all ranks on one clock", str(run.merged)))
         command = f"python -m fapool perfetto {shlex.quote(str(run.path))}"
         rows.append(("the same, offline", command))
     snapshots = sorted((run.path / "memory").glob("rank*.pickle"))

@@ -17,10 +17,10 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 
 from fapool.errors import FapoolError, SpecError, StoreError
-from fapool.store import Run
+from fapool.store import MERGED, Run
 
 LOOPBACK = "127.0.0.1"
-TRACE = "/merged.json.gz"
+TRACE = f"/{MERGED}"
 OPENED = [{"id": "dev.perfetto.ExpandTracksByRegex", "args": ["^rank "]}]
 """What the page does at first: it shows the threads of every rank."""
 
@@ -51,10 +51,9 @@ def perfetto(run: Run, port: int = 0) -> None:
 @contextmanager
 def serving(run: Run, port: int = 0) -> Iterator[tuple[ThreadingHTTPServer, str]]:
     """A server that listens on loopback, and the page's address; see `perfetto`."""
-    trace = run.path / TRACE.lstrip("/")
-    if not trace.exists():
-        raise StoreError(f"{run.name} has no {TRACE.lstrip('/')} ({run.status.state})")
-    handler = partial(_Handler, trace=trace, directory=str(page_folder()))
+    if not run.merged.exists():
+        raise StoreError(f"{run.name} has no {MERGED} ({run.status.state})")
+    handler = partial(_Handler, trace=run.merged, directory=str(page_folder()))
     try:
         server = ThreadingHTTPServer((LOOPBACK, port), handler)
     except (OSError, OverflowError) as error:

@@ -22,9 +22,8 @@ import pyarrow.parquet as pq
 from fapool.instrument import chrome
 from fapool.instrument.threads import place_on_threads
 from fapool.instrument.traced import Traced, traced
-from fapool.store import RunFolder
+from fapool.store import MERGED, RunFolder
 
-NAME = "merged.json.gz"  # not in trace/: HTA takes all that lies there for traces of ranks
 STEPS_THREAD, FIRST_SPANS_THREAD = 0, 1
 MOST_SPANS = 1_000_000
 """No viewer opens much more: spans after the first so many are left out, on all ranks alike."""
@@ -60,7 +59,7 @@ def write_merged(folder: RunFolder, most_spans: int = MOST_SPANS) -> None:
     head = {"baseTimeNanoseconds": base, "displayTimeUnit": "ms", "otherData": stated}
     start = orjson.dumps(head)[:-1] + b',"traceEvents":[\n'
     data = start + b"".join(parts).removesuffix(b",\n") + b"\n]}\n"
-    folder.write_bytes(NAME, gzip.compress(data, compresslevel=3, mtime=0))
+    folder.write_bytes(MERGED, gzip.compress(data, compresslevel=3, mtime=0))
 
 
 def _rows(folder: RunFolder, table: str) -> Rows:

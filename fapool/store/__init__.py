@@ -27,10 +27,10 @@ import psutil
 from fapool.errors import StoreError
 from fapool.spec import RunSpec
 from fapool.store.folder import PARTIAL, WHOLE, RunFolder
-from fapool.store.run import Run
+from fapool.store.run import MERGED, Run
 from fapool.store.status import State, Status, now
 
-__all__ = ["PARTIAL", "WHOLE", "Run", "RunFolder", "State", "Status", "Store"]
+__all__ = ["MERGED", "PARTIAL", "WHOLE", "Run", "RunFolder", "State", "Status", "Store"]
 
 
 class Store:

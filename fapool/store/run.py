@@ -16,6 +16,8 @@ from fapool.phases import SCHEMAS
 from fapool.spec import RunSpec
 from fapool.store.status import Status, is_alive, read_status, unreadable
 
+MERGED = "merged.json.gz"  # not in trace/: HTA takes all that lies there for traces of ranks
+
 LATER = ("kv", "energy")
 """Tables that the first runs do not have."""
 
@@ -101,6 +103,11 @@ class Run:
         """Profiler traces, by rank."""
         found = (self.path / "trace").glob("rank*.pt.trace.json.gz")
         return sorted(found, key=lambda path: int(path.name.split(".")[0].removeprefix("rank")))
+
+    @property
+    def merged(self) -> Path:
+        """All ranks' trace on one clock, if the run came to writing it."""
+        return self.path / MERGED
 
     def _json(self, name: str) -> dict[str, Any]:
         try:

