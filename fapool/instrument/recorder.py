@@ -48,9 +48,8 @@ class Recorder:
     record nothing), `profiling` (True: spans also appear in the trace that torch.profiler takes)
     and `at_border` (called with the number of a step as it ends).
 
-    Measured, in microseconds per span: off 0.3. Recorded by the host's clock 0.8, and 0.25 more
-    when its step ends; 0.5 more under an NVTX tool, 3 more while torch's profiler runs. By CUDA
-    events, on the slower of two hosts of an H200 (off 0.6 there), 8, and 6 more when its step ends.
+    Measured, in microseconds per span: off 0.3; by the host's clock 1; 0.5 more under an NVTX tool,
+    3 more under torch's profiler; by CUDA events 14, on the slower of two hosts of an H200.
     """
 
     def __init__(
@@ -240,9 +239,11 @@ class Recorder:
         """See `Kept.columns`, of the repeat `TRACED` or of all others; `settle`: `HostClock`'s."""
         return self._kept.columns(self.unix_offset_ns, settle, self.settled, traced=traced)
 
-    def _times(self, spans: Sequence[tuple]) -> list[tuple]:  # of the step that is read
-        at, start = self.device_clock.at, self._start
-        return [(labels, max(at(a), start), max(at(b), start)) for labels, a, b in spans]
+    def _times(self, spans: Sequence[tuple]) -> list[tuple]:
+        """Spans of the step that is read; each event is asked once, though it may end two."""
+        events = dict.fromkeys(event for _, *both in spans for event in both)
+        at = {event: max(self.device_clock.at(event), self._start) for event in events}
+        return [(labels, at[first], at[last]) for labels, first, last in spans]
 
     def _give_back(self, spans: Sequence[tuple]) -> None:
         for event in (event for _, *both in spans for event in both):

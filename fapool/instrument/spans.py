@@ -10,6 +10,7 @@ import torch
 
 from fapool.instrument.captured import GraphNodes
 from fapool.instrument.ranges import Labels, NvtxRanges, torch_range
+from fapool.instrument.streams import current_stream
 from fapool.phases import Phase, replayed_sequence
 
 Clock = Callable[[], int]
@@ -186,23 +187,21 @@ def numbered(spans: Sequence[tuple], step: int) -> list[tuple]:
 class EventPool:
     """Timing events of one device, made once and used again."""
 
-    __slots__ = ("_device", "_free", "_index", "_streams")
+    __slots__ = ("_device", "_free")
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._index = device.index if device.index is not None else torch.cuda.current_device()
         self._free: list[torch.cuda.Event] = []
-        self._streams: dict[int, torch.cuda.Stream] = {}
 
     def record(self) -> torch.cuda.Event:
         """An event, recorded now on the current stream."""
-        event, stream = self._next()
-        event.record(stream)
+        event = self._next()
+        event.record(current_stream(self._device))
         return event
 
     def record_after(self, clock: Callable[[], int]) -> tuple[int, torch.cuda.Event]:
         """What `clock` says, and an event that is recorded right then."""
-        event, stream = self._next()
+        event, stream = self._next(), current_stream(self._device)
         before = clock()
         event.record(stream)
         return before, event
@@ -211,17 +210,5 @@ class EventPool:
         """Back into the pool, once its time has been read."""
         self._free.append(event)
 
-    def _next(self) -> tuple[torch.cuda.Event, torch.cuda.Stream]:
-        handle = _stream_handle(self._index)
-        stream = self._streams.get(handle)
-        if stream is None:
-            stream = self._streams[handle] = torch.cuda.current_stream(self._device)
-        return self._free.pop() if self._free else torch.cuda.Event(enable_timing=True), stream
-
-
-# The stream's number in 0.1 us, where making its object takes 4; torch's streams live for ever.
-_stream_handle: Callable[[int], int] = getattr(
-    torch._C,
-    "_cuda_getCurrentRawStream",
-    lambda index: torch.cuda.current_stream(index).cuda_stream,
-)
+    def _next(self) -> torch.cuda.Event:
+        return self._free.pop() if self._free else torch.cuda.Event(enable_timing=True)

@@ -1,7 +1,8 @@
 """What ranks tell each other about the run itself: go on, stop, and how a check went.
 
-A tick opens every step: rank 0 looks for the stop request and tells the others. Rank 0 does not
-wait for them, so that it can be a step ahead and no further.
+A tick opens a step (see `Engine`: on a GPU, not every decode step): rank 0 looks for the stop
+request and tells the others. Rank 0 does not wait for them, so that it can be one tick ahead and
+no further.
 """
 
 from __future__ import annotations

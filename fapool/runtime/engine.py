@@ -70,6 +70,10 @@ OnClose = Callable[[Step, Plan], None]
 AHEAD = 2
 """Steps that the host may be ahead of a GPU: what it does for one step hides behind another."""
 
+STOPS = 8
+"""Decode steps of a GPU between two moments at which a run can be stopped: hosts that wait for
+each other's word in every step sleep, and wake too slowly for steps below a millisecond."""
+
 
 @dataclass(frozen=True)
 class Underway:
@@ -121,7 +125,7 @@ class Engine:
             self._control.barrier()
             self._recorder.begin(repeat)
             for step in takewhile(lambda step: step.index <= last_step, steps):
-                if not self._control.tick(self._recorder.span, self._seat.place.role):
+                if self._may_stop_at(step) and not self._goes_on():
                     played.stopped = True
                     break
                 before(step)
@@ -134,6 +138,13 @@ class Engine:
             self._settle(repeat, played)
         self._share_admissions(requests, played)
         return played
+
+    def _may_stop_at(self, step: Step) -> bool:
+        """The same on all ranks."""
+        return not self._on_gpu or step.kind != "decode" or step.index % STOPS == 0
+
+    def _goes_on(self) -> bool:
+        return self._control.tick(self._recorder.span, self._seat.place.role)
 
     def _settle(self, repeat: int, played: Played) -> None:
         """Give all moments of requests as this rank knows them now that the repeat is over."""

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from fapool.deals import Deal
+from fapool.instrument.streams import current_stream
 from fapool.runtime.kvcache import KVCache
 from fapool.runtime.rows import FixedRows
 from fapool.schedule import Segment
@@ -178,4 +179,4 @@ class Stage:
         """Copy what was written, in the order of the current stream."""
         if self._on_gpu:
             self._numbers.copy_(self._copies[self._turn], non_blocking=True)
-            self._read[self._turn].record()
+            self._read[self._turn].record(current_stream(self._numbers.device))

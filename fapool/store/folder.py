@@ -31,7 +31,7 @@ class RunFolder:
 
     @property
     def stop_file(self) -> Path:
-        """Its existence asks the ranks to stop after the step that they are in."""
+        """Its existence asks the ranks to stop after a few steps at most."""
         return self.path / "stop"
 
     def log(self, rank: int) -> Path:

@@ -58,7 +58,7 @@ class FakePlan:
 
 
 class FakeControl:
-    """Says stop before step `stops`, if any."""
+    """Says stop when it is asked for the time after `stops`, if ever."""
 
     def __init__(self, stops: int = -1) -> None:
         self.stops, self.ticks = stops, 0
@@ -75,8 +75,13 @@ class FakeControl:
         return values
 
 
-def play(monkeypatch, ahead: int, *, stops: int = -1, sample_every: int = 16, told=None):
-    """What was played, what happened in which order, and the rows of steps; `told` of the plan."""
+def play(
+    monkeypatch, ahead: int, *, stops: int = -1, sample_every: int = 16, told=None, on_gpu=True
+):
+    """What was played, what happened in which order, and the rows of steps; `told` of the plan.
+
+    `on_gpu`: a CPU's tensors in a GPU's order of things.
+    """
 
     def after(step, totals, held) -> None:
         log.append(("after", step.index))
@@ -87,7 +92,7 @@ def play(monkeypatch, ahead: int, *, stops: int = -1, sample_every: int = 16, to
     recorder = Recorder(rank=0, role=Role.BASE, device=CPU, sample_every=sample_every)
     seat = SimpleNamespace(device=CPU, place=SimpleNamespace(role=Role.BASE))
     engine = Engine(seat, recorder, FakeControl(stops))
-    monkeypatch.setattr(engine, "_on_gpu", True)  # a CPU's tensors, a GPU's order of things
+    monkeypatch.setattr(engine, "_on_gpu", on_gpu)
     monkeypatch.setattr(engine, "_fetch", torch.Tensor.clone)
     played = engine.play(
         FakePlan(log),
@@ -147,11 +152,23 @@ def test_what_was_held_is_told_as_it_was_in_the_step_however_far_the_host_is_ahe
 
 
 @pytest.mark.parametrize("ahead", [0, AHEAD])
-def test_steps_under_way_are_finished_when_the_run_is_stopped(monkeypatch, ahead):
-    played, log, steps = play(monkeypatch, ahead, stops=4)
+@pytest.mark.parametrize("stops", range(7))
+def test_a_gpu_stops_before_a_prefill_or_some_decode_steps_with_what_was_under_way_finished(
+    monkeypatch, ahead, stops
+):
+    monkeypatch.setattr("fapool.runtime.engine.STOPS", 4)
+    played, log, steps = play(monkeypatch, ahead, stops=stops)
+    may = [0, 1, 3, 4, 5, 8, 12]  # prefills, and decode steps 4 and 12
+    done = [step.index for step in STEPS if step.index < may[stops]]
     assert played.stopped
-    assert [index for name, index in log if name == "after"] == [0, 1, 2, 3]
-    assert steps["step"] == [0, 1, 2, 3]
+    assert [index for name, index in log if name == "after"] == done
+    assert steps["step"] == done
+
+
+@pytest.mark.parametrize("stops", range(5))
+def test_a_cpu_stops_before_any_step(monkeypatch, stops):
+    played, _, steps = play(monkeypatch, 0, stops=stops, on_gpu=False)
+    assert played.stopped and steps["step"] == list(range(stops))
 
 
 def test_the_host_stays_behind_where_the_next_step_records_the_same_events(monkeypatch):

@@ -117,7 +117,9 @@ class StaticPlan:
             return []
         tokens, logits = self.ending.choose(x[batch.index(batch.emitting)])
         self.ending.keep(emitters, logits)
-        return self._chosen(emitters, tokens)
+        if self._place.is_first:
+            self._tokens.put(emitters, tokens)
+        return self._pass_back(emitters, tokens)
 
     def _run_decode(self, segments: tuple[Segment, ...]) -> Chosen:
         requests = [segment.request for segment in segments]
@@ -133,7 +135,10 @@ class StaticPlan:
             return []
         tokens, logits = result
         self.ending.keep(requests, logits)
-        return self._chosen(requests, tokens[: len(segments)])
+        # Another micro-batch's replay may write where these are, or the next step's while they go.
+        shared = self._parts > 1 or not self._place.is_first
+        chosen = tokens[: len(segments)].clone() if shared else tokens[: len(segments)]
+        return self._pass_back(requests, chosen)
 
     def _body(self, frames: list[Frame]) -> tuple[Tensor, Tensor] | Tensor:
         """Token to token where the stage is the only one; else hidden states in, or out."""
@@ -175,12 +180,9 @@ class StaticPlan:
             )
             self._coming.append((ticket, emitters))
 
-    def _chosen(self, requests: list[int], tokens: Tensor) -> Chosen:
-        """Tokens of the last stage, on their way to the first."""
-        tokens = tokens.clone()  # another micro-batch's replay may write where these are
-        if self._place.is_first:
-            self._tokens.put(requests, tokens)
-        else:
+    def _pass_back(self, requests: list[int], tokens: Tensor) -> Chosen:
+        """Tokens of the last stage, on their way to the first, which knows its own."""
+        if not self._place.is_first:
             self._seat.token_transport.send(tokens, self._first_peer, Phase.SEND_TOKENS)
         return [(requests, tokens)]
 
