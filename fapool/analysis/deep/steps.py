@@ -2,7 +2,11 @@
 
 The host's ranges end at the recorder's borders, and the next step begins there. Where a device was
 traced, a border lies where the device gets to it: when all that was launched before is done, but
-for streams beside the one on which the steps run.
+for streams beside the one on which the steps run. An idle device gets to it when the recorder has
+recorded its event; the range ends 15 to 100 us later.
+
+    host     ... launch | record |           range ends
+    idle device                  | border
 """
 
 from __future__ import annotations
@@ -18,6 +22,9 @@ from fapool.phases import TRACED
 from fapool.traces.schema import Trace
 
 Ints = NDArray[np.int64]
+
+RECORD = "cudaEventRecord"
+"""What the calls that record an event begin with."""
 
 UNKNOWN_KIND = "step"
 """Kind of a step that nothing but its trace tells of."""
@@ -47,6 +54,7 @@ def traced_steps(
         )
     borders = np.r_[steps["start_ns"].to_numpy()[:1], steps["end_ns"].to_numpy()]
     if on_device(trace):
+        borders[1:] = _recorded(steps, trace)
         borders = _reached(borders, found.kernels)
     numbers = steps["number"].to_numpy(np.int64)
     rows = pd.DataFrame({"repeat": TRACED, "rank": trace.rank, "step": numbers})
@@ -57,6 +65,21 @@ def traced_steps(
     if left := int((~rows["whole"]).sum()):
         notes.append(cut.note(left, len(rows)))
     return _told(rows, trace, known), notes
+
+
+def _recorded(steps: pd.DataFrame, trace: Trace) -> Ints:
+    """When the host had recorded each step's end: the step's last call, if it is that."""
+    calls, begin = trace.launches.to_pandas(), steps["start_ns"].to_numpy(np.int64)
+    found = steps["end_ns"].to_numpy(np.int64).copy()
+    for tid, own in steps.groupby("tid").indices.items():
+        rows = calls[calls["tid"] == tid]
+        start, end = (rows[name].to_numpy(np.int64) for name in ("start_ns", "end_ns"))
+        last = np.searchsorted(start, found[own]) - 1
+        own, last = own[last >= 0], last[last >= 0]
+        records = rows["name"].astype(str).str.startswith(RECORD).to_numpy(bool)[last]
+        records &= start[last] >= begin[own]
+        found[own[records]] = np.minimum(found[own], end[last])[records]
+    return found
 
 
 def _reached(borders: Ints, kernels: pd.DataFrame) -> Ints:
