@@ -56,10 +56,11 @@ def test_a_planted_delay_lands_in_its_category_and_phase(crew, tmp_path, name):
 def test_delays_on_gpus_land_there_too(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", "2", "benchmarks/planted.py", "--out", str(tmp_path)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
     )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-9000:]
     plants = json.loads((tmp_path / "planted-cuda.json").read_text())["plants"]
     assert {name: one["holds"] for name, one in plants.items()} == dict.fromkeys(PLANTS, True)
