@@ -9,7 +9,10 @@ without and the next run without: a cost below it is none that can be measured. 
 are no spans at all, so that `noise` is also what can be said of a level that is off.
 
 What was predicted before the first measurement: one step in sixteen has 60 to 70 events of 4.3 us,
-so 0.28 / 16 = 0.02 ms a step: 2 % at batch 1 (0.86 ms), 0.1 % at batch 64 (15.9 ms).
+so 0.28 / 16 = 0.02 ms a step: 2 % at batch 1 (0.86 ms), 0.1 % at batch 64 (15.9 ms). That left out
+the host: Static(2,1) at batch 1 was paced by it, 150 us slower in a sampled step and reading some
+500 more behind it. With one step in 32 and a host that keeps ahead (see `engine.STOPS`) the events
+alone are left: 150 us / 32 of 0.66 ms, 0.7 %.
 
 Writes `live-cost-<n>gpu.json` and target profiler.e, and prints the table last.
 """
