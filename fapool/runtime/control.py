@@ -1,6 +1,6 @@
 """What ranks tell each other about the run itself: go on, stop, and how a check went.
 
-A tick opens a step (see `Engine`: on a GPU, not every decode step): rank 0 looks for the stop
+A tick opens a step (not every decode step of GPUs, see `engine.STOPS`): rank 0 looks for the stop
 request and tells the others. Rank 0 does not wait for them, so that it can be one tick ahead and
 no further.
 """

@@ -70,9 +70,12 @@ OnClose = Callable[[Step, Plan], None]
 AHEAD = 2
 """Steps that the host may be ahead of a GPU: what it does for one step hides behind another."""
 
-STOPS = 8
-"""Decode steps of a GPU between two moments at which a run can be stopped: hosts that wait for
-each other's word in every step sleep, and wake too slowly for steps below a millisecond."""
+STOPS = 7
+"""Where GPUs wait for each other in decode steps, one step in so many opens with a word of rank 0:
+hosts that wait for it in every step sleep, and wake too slowly for steps below a millisecond. It
+has no divisor in common with how many steps there are to a sampled one, so that sampled steps wait
+for the word as often as others do.
+"""
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ class Engine:
             self._control.barrier()
             self._recorder.begin(repeat)
             for step in takewhile(lambda step: step.index <= last_step, steps):
-                if self._may_stop_at(step) and not self._goes_on():
+                if self._may_stop_at(step, plan) and not self._goes_on():
                     played.stopped = True
                     break
                 before(step)
@@ -139,9 +142,10 @@ class Engine:
         self._share_admissions(requests, played)
         return played
 
-    def _may_stop_at(self, step: Step) -> bool:
-        """The same on all ranks."""
-        return not self._on_gpu or step.kind != "decode" or step.index % STOPS == 0
+    def _may_stop_at(self, step: Step, plan: Plan) -> bool:
+        """The same on all ranks. One that waits for nobody waits for the word in every step."""
+        bound = self._on_gpu and step.kind == "decode" and plan.bound
+        return not bound or step.index % STOPS == 0
 
     def _goes_on(self) -> bool:
         return self._control.tick(self._recorder.span, self._seat.place.role)

@@ -120,28 +120,32 @@ class Execution:
 
     def measure(self) -> str:
         """Warm up, repeat the workload, trace a few steps; "finished" or "stopped"."""
-        outcome = self._measure()
-        if outcome == "finished" and self._spec.capture.profile_steps:
+        stopped = self._measure().stopped
+        if not stopped and self._spec.capture.profile_steps:
             self._live.stage("tracing")
-            self._trace()
-        if outcome == "finished" and self._snapshot.possible:
-            self._take_snapshot()
+            stopped = self._trace().stopped
+        if not stopped and self._snapshot.possible:
+            stopped = self._take_snapshot().stopped
         self._live.stage("writing")
-        return outcome
+        return "stopped" if stopped else "finished"
 
-    def _measure(self) -> str:
+    def _measure(self) -> Played:
+        """The last pass of the warm-ups and repeats, or the one that was stopped."""
+        played = Played()
         with self._plan(self._spec) as plan:
             for number in range(self._spec.warmup):
                 self._live.stage("warming up")
-                if self._warm_up(plan, last=number == self._spec.warmup - 1).stopped:
-                    return "stopped"
+                played = self._warm_up(plan, last=number == self._spec.warmup - 1)
+                if played.stopped:
+                    return played
             for held in (self._seat, self._meter):  # of the check, whose prompts are others,
                 held.forget_peak()  # and of its reference in fp64
             for repeat in range(self._spec.repeats):
                 self._live.stage("running")
-                if self._repeat(plan, repeat).stopped:
-                    return "stopped"
-        return "finished"
+                played = self._repeat(plan, repeat)
+                if played.stopped:
+                    break
+        return played
 
     def write(self) -> None:
         """Write this rank's tables; rank 0 joins everybody's and adds what concerns the run."""
@@ -204,7 +208,7 @@ class Execution:
 
         return after
 
-    def _trace(self) -> None:
+    def _trace(self) -> Played:
         """See `traced`; on a plan of its own, whose graphs are captured ahead."""
         first = self._first_decode()
         last = first + self._spec.capture.profile_steps - 1
@@ -213,14 +217,16 @@ class Execution:
             window = window_of(
                 self._recorder, self._folder, self._place, self._spec, max(0, first - 1), last
             )
-            traced(self._recorder, window, plan, play)
+            played = traced(self._recorder, window, plan, play)
         self._profiled = window.line
+        return played
 
-    def _take_snapshot(self) -> None:
+    def _take_snapshot(self) -> Played:
         """One more warm-up, graphs included, with the history of all that it allocates."""
         with self._snapshot.recording(), self._plan(self._spec) as plan:
-            self._warm_up(plan, last=True)
+            played = self._warm_up(plan, last=True)
             self._snapshot.write()
+        return played
 
     def _transient(self, act: Callable[[], None]) -> None:
         """Do it; on CPU also measure the highest transient use of memory."""

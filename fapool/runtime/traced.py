@@ -42,7 +42,7 @@ def window_of(
 
 def traced(
     recorder: Recorder, window: ProfilerWindow, plan: Plan, play: Callable[..., Played]
-) -> None:
+) -> Played:
     """Trace the window's steps of one more pass over the workload, which ends with them.
 
     Live spans of these steps are kept apart (see `Recorder.begin`), to be held against the trace.
@@ -57,10 +57,11 @@ def traced(
         plan.reset()
     recorder.at_border = window.step_ends
     try:
-        play(plan, repeat=TRACED, before=lambda step: window.step_begins(step.index))
+        played = play(plan, repeat=TRACED, before=lambda step: window.step_begins(step.index))
     finally:
         captures.wanted, recorder.sample_every, recorder.at_border = False, sample_every, None
     window.close()
     if captures.graphs:
         lines = graph_lines(graph.as_json() for graph in captures.graphs)
         window.folder.write_bytes(f"trace/{graphs_name(window.rank)}", lines)
+    return played

@@ -31,7 +31,7 @@ class RunFolder:
 
     @property
     def stop_file(self) -> Path:
-        """Its existence asks the ranks to stop after a few steps at most."""
+        """Its existence asks the ranks to stop, which they do within seven steps."""
         return self.path / "stop"
 
     def log(self, rank: int) -> Path:

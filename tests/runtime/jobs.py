@@ -49,7 +49,8 @@ def play(rank: int, port: int, name: str, spec: str, requests: list) -> dict[str
         leases: list[dict] = []
 
         def after(step, totals, held) -> None:
-            leases.append({"step": step.index, "leased": sorted(plan.leases)})
+            leased = {"leased": sorted(plan.leases), "bound": plan.bound}
+            leases.append({"step": step.index, **leased})
 
         played = Engine(seat, recorder, control).play(plan, spec, requests, repeat=0, after=after)
         events, steps = recorder.columns()

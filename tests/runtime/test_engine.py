@@ -1,6 +1,7 @@
 """What the engine does around its steps, in their order, however far the host is ahead."""
 
 import gc
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -9,8 +10,9 @@ import torch
 from fapool import schedule
 from fapool.instrument.recorder import Recorder
 from fapool.phases import Role
-from fapool.runtime.engine import AHEAD, Engine, uncollected
-from fapool.spec import Static, Workload
+from fapool.runtime import traced
+from fapool.runtime.engine import AHEAD, STOPS, Engine, uncollected
+from fapool.spec import Capture, Static, Workload
 from fapool.workload import Request
 from tests.synthetic import small_spec
 
@@ -31,8 +33,8 @@ def test_garbage_waits_until_the_steps_are_over_even_if_they_fail():
 class FakePlan:
     """Chooses 100 x request + its how many-th token; leases request 3 once it decodes."""
 
-    def __init__(self, log: list) -> None:
-        self.log, self.leased, self.leases = log, 0, {}
+    def __init__(self, log: list, bound: bool = True) -> None:
+        self.log, self.leased, self.leases, self.bound = log, 0, {}, bound
         self.cache = SimpleNamespace(num_tokens=7, used_bytes=0)
         self.given: dict[int, int] = {}
         self.out = torch.zeros(8, dtype=torch.int64)  # as a graph's: written anew in every step
@@ -76,11 +78,18 @@ class FakeControl:
 
 
 def play(
-    monkeypatch, ahead: int, *, stops: int = -1, sample_every: int = 16, told=None, on_gpu=True
+    monkeypatch,
+    ahead: int,
+    *,
+    stops: int = -1,
+    sample_every: int = 16,
+    told: list | None = None,
+    on_gpu: bool = True,
+    bound: bool = True,
 ):
     """What was played, what happened in which order, and the rows of steps; `told` of the plan.
 
-    `on_gpu`: a CPU's tensors in a GPU's order of things.
+    `on_gpu`: a CPU's tensors in a GPU's order of things. `bound`: see `Plan.bound`.
     """
 
     def after(step, totals, held) -> None:
@@ -95,7 +104,7 @@ def play(
     monkeypatch.setattr(engine, "_on_gpu", on_gpu)
     monkeypatch.setattr(engine, "_fetch", torch.Tensor.clone)
     played = engine.play(
-        FakePlan(log),
+        FakePlan(log, bound),
         SPEC,
         REQUESTS,
         repeat=0,
@@ -166,9 +175,15 @@ def test_a_gpu_stops_before_a_prefill_or_some_decode_steps_with_what_was_under_w
 
 
 @pytest.mark.parametrize("stops", range(5))
-def test_a_cpu_stops_before_any_step(monkeypatch, stops):
-    played, _, steps = play(monkeypatch, 0, stops=stops, on_gpu=False)
+@pytest.mark.parametrize("where", [{"on_gpu": False}, {"bound": False}])
+def test_cpus_and_gpus_that_wait_for_nobody_stop_before_any_step(monkeypatch, stops, where):
+    played, _, steps = play(monkeypatch, 0, stops=stops, **where)
     assert played.stopped and steps["step"] == list(range(stops))
+
+
+def test_sampled_steps_open_with_a_word_as_often_as_others_do():
+    for every in (traced.SAMPLE_EVERY, Capture().sample_every):
+        assert math.gcd(STOPS, every) == 1
 
 
 def test_the_host_stays_behind_where_the_next_step_records_the_same_events(monkeypatch):

@@ -272,6 +272,8 @@ def test_keys_of_a_lease_spread_over_its_ranks_within_one_block(crew, lease_rank
 def test_ranks_of_both_roles_agree_on_who_is_leased_at_every_step(crew):
     played = check_equal(crew, make_spec(fapool(2, 2), batch=4))
     assert all(came["leases"] == played[0]["leases"] for came in played)
+    assert all(step["bound"] == bool(step["leased"]) for step in played[0]["leases"])
+    assert {step["bound"] for step in played[0]["leases"]} == {False, True}
     roles = [place(make_spec(fapool(2, 2)), rank).role for rank in range(4)]
     assert roles == [Role.BASE, Role.BASE, Role.POOL, Role.POOL]
 

@@ -3,7 +3,7 @@
 The host's ranges end at the recorder's borders, and the next step begins there. Where a device was
 traced, a border lies where the device gets to it: when all that was launched before is done, but
 for streams beside the one on which the steps run. An idle device gets to it when the recorder has
-recorded its event; the range ends 15 to 100 us later.
+recorded its event; the range ends 15 to 220 us later (2 x H100, 2 x H200).
 
     host     ... launch | record |           range ends
     idle device                  | border
@@ -54,7 +54,7 @@ def traced_steps(
         )
     borders = np.r_[steps["start_ns"].to_numpy()[:1], steps["end_ns"].to_numpy()]
     if on_device(trace):
-        borders[1:] = _recorded(steps, trace)
+        borders[1:] = _recorded(steps, trace) if "device" in _about(trace) else borders[1:]
         borders = _reached(borders, found.kernels)
     numbers = steps["number"].to_numpy(np.int64)
     rows = pd.DataFrame({"repeat": TRACED, "rank": trace.rank, "step": numbers})
@@ -68,7 +68,7 @@ def traced_steps(
 
 
 def _recorded(steps: pd.DataFrame, trace: Trace) -> Ints:
-    """When the host had recorded each step's end: the step's last call, if it is that."""
+    """When the host had recorded each step's end, which is the last that it called in the step."""
     calls, begin = trace.launches.to_pandas(), steps["start_ns"].to_numpy(np.int64)
     found = steps["end_ns"].to_numpy(np.int64).copy()
     for tid, own in steps.groupby("tid").indices.items():
@@ -76,8 +76,8 @@ def _recorded(steps: pd.DataFrame, trace: Trace) -> Ints:
         start, end = (rows[name].to_numpy(np.int64) for name in ("start_ns", "end_ns"))
         last = np.searchsorted(start, found[own]) - 1
         own, last = own[last >= 0], last[last >= 0]
-        records = rows["name"].astype(str).str.startswith(RECORD).to_numpy(bool)[last]
-        records &= start[last] >= begin[own]
+        named = rows["name"].iloc[last].astype(str).str.startswith(RECORD).to_numpy(bool)
+        records = named & (start[last] >= begin[own])
         found[own[records]] = np.minimum(found[own], end[last])[records]
     return found
 

@@ -46,6 +46,10 @@ class Plan(Protocol):
     def leases(self) -> Mapping[int, Lease]:
         """Request -> lease, of those that are out, on whatever ranks."""
 
+    @property
+    def bound(self) -> bool:
+        """Whether every rank waits for others in the next decode step; the same on all."""
+
 
 class Ending:
     """The last stage's end: hidden states to tokens, with the logits kept where they are wanted."""

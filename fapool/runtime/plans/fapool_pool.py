@@ -85,6 +85,11 @@ class FAPoolPool:
         return self._lending.leases
 
     @property
+    def bound(self) -> bool:
+        """See `Plan.bound`: all of the pool is asked as soon as any of it has keys."""
+        return bool(self._lending.leases)
+
+    @property
     def leased(self) -> int:
         """See `Plan.leased`."""
         leases = self._lending.leases.values()

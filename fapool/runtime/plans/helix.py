@@ -34,6 +34,7 @@ class HelixPlan:
 
     leased = 0
     leases = MappingProxyType({})
+    bound = True
 
     def __init__(
         self, seat: Seat, spec: RunSpec, requests: Sequence[Request], *, keep_logits: bool = False

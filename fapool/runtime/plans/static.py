@@ -35,6 +35,7 @@ class StaticPlan:
 
     leased = 0
     leases = MappingProxyType({})
+    bound = True
 
     def __init__(
         self, seat: Seat, spec: RunSpec, requests: Sequence[Request], *, keep_logits: bool = False

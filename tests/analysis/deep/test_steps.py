@@ -65,3 +65,10 @@ def test_steps_of_a_cpu_are_their_ranges(tmp_path):
     made.step(1, 500, 900)
     made.add("cuda_runtime", "cudaEventRecord", 400, 410)
     assert borders(made, tmp_path) == [(0, 500), (500, 900)]
+
+
+def test_a_foreign_traces_steps_are_its_ranges(tmp_path):
+    made = two_steps()
+    made.about = {}
+    made.add("cuda_runtime", "cudaEventRecord", 400, 410)
+    assert borders(made, tmp_path) == [(0, 500), (500, 900)]
