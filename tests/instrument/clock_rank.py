@@ -15,22 +15,24 @@ def main(plan: dict, rank: int) -> None:
         os.environ["GLOO_SOCKET_IFNAME"] = plan["interfaces"][rank]
     origin, drift = time.perf_counter_ns(), plan["drift"]
 
-    def shifted() -> int:
-        now = time.perf_counter_ns()
-        return now + plan["offset_ns"] + round(drift * (now - origin))
+    def said(now: int) -> int:
+        return now + plan["offset_ns"] + round(drift * (now - origin)) if rank else now
 
-    clock = shifted if rank else time.perf_counter_ns
+    def clock() -> int:
+        return said(time.perf_counter_ns())
+
     dist.init_process_group("gloo", store=dist.FileStore(plan["store"], 2), rank=rank, world_size=2)
     host = HostClock(clock=clock, name=rank)  # in truth they share a clock
     times = []
     for _ in range(3):
         time.sleep(plan["pause_s"] / 2)
-        times.append((time.perf_counter_ns(), clock() + host.unix_offset_ns))
+        truth = time.perf_counter_ns()
+        times.append((truth, said(truth) + host.unix_offset_ns))
         host.ask()
     settle = host.settle()
     dist.destroy_process_group()
     found = {"about": host.about(), "unix_offset_ns": host.unix_offset_ns}
-    found["times"] = [(truth, settle(said)) for truth, said in times]
+    found["times"] = [(truth, settle(told)) for truth, told in times]
     print(orjson.dumps(found).decode())
 
 
