@@ -55,7 +55,7 @@ class Workbench(Panel):
         self._execution: Execution | None = None
         self._feed, self._drawn_s, self._began_s = Feed(), 0.0, 0.0
         self.run_button = _button("Run", "play", "primary", "run what the controls say")
-        self.stop_button = _button("Stop", "stop", "", "end the run within seven steps")
+        self.stop_button = _button("Stop", "stop", "", "end the run within a few steps")
         self.export_button = _button("Export", "download", "", "write report.html, list the traces")
         buttons = [self.run_button, self.stop_button, self.export_button, self.progress]
         bar = build(ipywidgets.HBox, children=buttons)
@@ -107,7 +107,7 @@ class Workbench(Panel):
         if self._execution is None or self._execution.done:
             raise FapoolError("no run goes on; nothing to stop")
         self._execution.stop()
-        self.progress.say("stopping within seven steps")
+        self.progress.say("stopping within a few steps")
 
     def export(self, name: str | None = None) -> None:
         """Write a run's report and list its files; a run that did not finish has traces alone.

@@ -66,7 +66,7 @@ class Execution:
         return dict(self._samples)
 
     def stop(self) -> None:
-        """Ask the ranks to end within seven steps; does not wait.
+        """Ask the ranks to end within a few steps; does not wait.
 
         Raises:
             StoreError: the folder that they would read it from is full or gone.

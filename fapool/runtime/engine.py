@@ -128,7 +128,7 @@ class Engine:
             self._control.barrier()
             self._recorder.begin(repeat)
             for step in takewhile(lambda step: step.index <= last_step, steps):
-                if self._may_stop_at(step, plan) and not self._goes_on():
+                if not self._goes_on(step, plan):
                     played.stopped = True
                     break
                 before(step)
@@ -142,12 +142,11 @@ class Engine:
         self._share_admissions(requests, played)
         return played
 
-    def _may_stop_at(self, step: Step, plan: Plan) -> bool:
+    def _goes_on(self, step: Step, plan: Plan) -> bool:
         """The same on all ranks. One that waits for nobody waits for the word in every step."""
         bound = self._on_gpu and step.kind == "decode" and plan.bound
-        return not bound or step.index % STOPS == 0
-
-    def _goes_on(self) -> bool:
+        if bound and step.index % STOPS:
+            return True
         return self._control.tick(self._recorder.span, self._seat.place.role)
 
     def _settle(self, repeat: int, played: Played) -> None:

@@ -120,32 +120,29 @@ class Execution:
 
     def measure(self) -> str:
         """Warm up, repeat the workload, trace a few steps; "finished" or "stopped"."""
-        stopped = self._measure().stopped
+        stopped = self._measure()
         if not stopped and self._spec.capture.profile_steps:
             self._live.stage("tracing")
-            stopped = self._trace().stopped
+            stopped = self._trace()
         if not stopped and self._snapshot.possible:
-            stopped = self._take_snapshot().stopped
+            stopped = self._take_snapshot()
         self._live.stage("writing")
         return "stopped" if stopped else "finished"
 
-    def _measure(self) -> Played:
-        """The last pass of the warm-ups and repeats, or the one that was stopped."""
-        played = Played()
+    def _measure(self) -> bool:
+        """Warm up and repeat the workload; whether that was stopped."""
         with self._plan(self._spec) as plan:
             for number in range(self._spec.warmup):
                 self._live.stage("warming up")
-                played = self._warm_up(plan, last=number == self._spec.warmup - 1)
-                if played.stopped:
-                    return played
+                if self._warm_up(plan, last=number == self._spec.warmup - 1).stopped:
+                    return True
             for held in (self._seat, self._meter):  # of the check, whose prompts are others,
                 held.forget_peak()  # and of its reference in fp64
             for repeat in range(self._spec.repeats):
                 self._live.stage("running")
-                played = self._repeat(plan, repeat)
-                if played.stopped:
-                    break
-        return played
+                if self._repeat(plan, repeat).stopped:
+                    return True
+        return False
 
     def write(self) -> None:
         """Write this rank's tables; rank 0 joins everybody's and adds what concerns the run."""
@@ -208,7 +205,7 @@ class Execution:
 
         return after
 
-    def _trace(self) -> Played:
+    def _trace(self) -> bool:
         """See `traced`; on a plan of its own, whose graphs are captured ahead."""
         first = self._first_decode()
         last = first + self._spec.capture.profile_steps - 1
@@ -219,14 +216,14 @@ class Execution:
             )
             played = traced(self._recorder, window, plan, play)
         self._profiled = window.line
-        return played
+        return played.stopped
 
-    def _take_snapshot(self) -> Played:
+    def _take_snapshot(self) -> bool:
         """One more warm-up, graphs included, with the history of all that it allocates."""
         with self._snapshot.recording(), self._plan(self._spec) as plan:
             played = self._warm_up(plan, last=True)
             self._snapshot.write()
-        return played
+        return played.stopped
 
     def _transient(self, act: Callable[[], None]) -> None:
         """Do it; on CPU also measure the highest transient use of memory."""

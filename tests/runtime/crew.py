@@ -16,7 +16,8 @@ import orjson
 import torch
 import torch.distributed as dist
 
-ROOT = Path(__file__).parents[2]
+from tests.processes import ROOT, python_path
+
 PATIENCE_S = 100
 
 
@@ -26,7 +27,7 @@ class Crew:
     def __init__(self, size: int, folder: Path) -> None:
         self.size, self._asked = size, 0
         self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()}
         self._logs = [folder / f"rank{rank}.txt" for rank in range(size)]
         self._processes = []
         for rank, log in enumerate(self._logs):

@@ -11,9 +11,9 @@ import pytest
 from benchmarks import landing, planting
 from fapool.phases import Category, Phase
 from fapool.store import Run, Store
+from tests.processes import ROOT, python_path
 from tests.runtime.crew import Crew
 
-ROOT = Path(__file__).parents[2]
 DELAY_NS = 120_000_000
 STEPS = {"leases": 6, "transfer": 12}  # of 14 in all, those that lease, or come after the first
 ATTEMPTS = 2
@@ -56,8 +56,7 @@ def test_a_planted_delay_lands_in_its_category_and_phase(crew, tmp_path, name):
 def test_delays_on_gpus_land_there_too(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", "2", "benchmarks/planted.py", "--out", str(tmp_path)]
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"PYTHONPATH": path}
+    environment = os.environ | {"PYTHONPATH": python_path()}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
     )

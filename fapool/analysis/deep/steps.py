@@ -54,7 +54,8 @@ def traced_steps(
         )
     borders = np.r_[steps["start_ns"].to_numpy()[:1], steps["end_ns"].to_numpy()]
     if on_device(trace):
-        borders[1:] = _recorded(steps, trace) if "device" in _about(trace) else borders[1:]
+        if "device" in _about(trace):  # or nobody says that ranges end where they are recorded
+            borders[1:] = _recorded(steps, trace)
         borders = _reached(borders, found.kernels)
     numbers = steps["number"].to_numpy(np.int64)
     rows = pd.DataFrame({"repeat": TRACED, "rank": trace.rank, "step": numbers})
@@ -69,17 +70,15 @@ def traced_steps(
 
 def _recorded(steps: pd.DataFrame, trace: Trace) -> Ints:
     """When the host had recorded each step's end, which is the last that it called in the step."""
-    calls, begin = trace.launches.to_pandas(), steps["start_ns"].to_numpy(np.int64)
-    found = steps["end_ns"].to_numpy(np.int64).copy()
-    for tid, own in steps.groupby("tid").indices.items():
-        rows = calls[calls["tid"] == tid]
-        start, end = (rows[name].to_numpy(np.int64) for name in ("start_ns", "end_ns"))
-        last = np.searchsorted(start, found[own]) - 1
-        own, last = own[last >= 0], last[last >= 0]
-        named = rows["name"].iloc[last].astype(str).str.startswith(RECORD).to_numpy(bool)
-        records = named & (start[last] >= begin[own])
-        found[own[records]] = np.minimum(found[own], end[last])[records]
-    return found
+    begin, end = (steps[name].to_numpy(np.int64) for name in ("start_ns", "end_ns"))
+    calls = trace.launches.to_pandas()
+    calls = calls[calls["tid"].isin(steps["tid"])]
+    if calls.empty:
+        return end
+    last = calls.iloc[np.searchsorted(calls["start_ns"].to_numpy(np.int64), end) - 1]
+    start, done = (last[name].to_numpy(np.int64) for name in ("start_ns", "end_ns"))
+    records = last["name"].astype(str).str.startswith(RECORD).to_numpy(bool)
+    return np.where(records & (begin <= start) & (start < end), np.minimum(done, end), end)
 
 
 def _reached(borders: Ints, kernels: pd.DataFrame) -> Ints:

@@ -136,10 +136,11 @@ class StaticPlan:
             return []
         tokens, logits = result
         self.ending.keep(requests, logits)
-        # Another micro-batch's replay may write where these are, or the next step's while they go.
-        shared = self._parts > 1 or not self._place.is_first
-        chosen = tokens[: len(segments)].clone() if shared else tokens[: len(segments)]
-        return self._pass_back(requests, chosen)
+        tokens = tokens[: len(segments)]
+        if self._parts > 1 or not self._place.is_first:
+            # Another micro-batch's replay may write where they are, or the next step's as they go.
+            tokens = tokens.clone()
+        return self._pass_back(requests, tokens)
 
     def _body(self, frames: list[Frame]) -> tuple[Tensor, Tensor] | Tensor:
         """Token to token where the stage is the only one; else hidden states in, or out."""

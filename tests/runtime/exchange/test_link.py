@@ -10,7 +10,6 @@ import subprocess
 import sys
 from datetime import timedelta
 from itertools import product
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,8 +23,8 @@ from fapool.runtime.exchange.link import route
 from fapool.runtime.partial import Partial, merge
 from fapool.spec import FAPool, Model, RunSpec, Workload
 from fapool.topology import node_of, pool_mesh
+from tests.processes import ROOT, python_path
 
-ROOT = Path(__file__).parents[3]
 SEED = 7
 CASES = {  # base, pool, heads, KV heads
     "columns": (1, 2, 4, 2),
@@ -172,8 +171,7 @@ def main(rank: int, port: int) -> None:
 def start(module: str, ranks: int, *arguments: str, patience_s: float = 90) -> None:
     """Run `module` as `ranks` processes; fails with the output of those that failed."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()}
     command = [sys.executable, "-m", module]
     started = [
         subprocess.Popen(

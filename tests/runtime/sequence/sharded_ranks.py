@@ -24,8 +24,8 @@ from fapool.runtime.sequence.sharded import ShardedKeys
 from fapool.runtime.sequence.shared import SharedKeys
 from fapool.runtime.sequence.symmetric import Symmetric
 from fapool.runtime.sequence.zigzag import Zigzag
+from tests.processes import ROOT, python_path
 
-ROOT = Path(__file__).parents[3]
 PATIENCE_S = 100
 
 
@@ -83,11 +83,6 @@ def attend(cases: list[Case], world: int, device: str, folder: Path) -> list[lis
     assert not any(codes), "\n".join(tails)
     found = [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(world)]
     return [[found[rank][at] for rank in range(case.ranks)] for at, case in enumerate(cases)]
-
-
-def python_path() -> str:
-    """Where the children find what this process found."""
-    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def make(case: Case, rank: int, group, shards: Zigzag, device: torch.device, pace: Pace):

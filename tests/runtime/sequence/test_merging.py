@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fapool.runtime.partial import Partial, merge
-from tests.runtime.sequence.sharded_ranks import ROOT, python_path
+from tests.processes import ROOT, python_path
 
 INTERPRETED = "TRITON_INTERPRET"
 
